@@ -1,0 +1,36 @@
+# mnemosyne_library(NAME <name> SOURCES ... [DEPS ...]) and the same for mnemosyne_binary and mnemosyne_test.
+#
+# Every target lists its sources and what it needs; warnings are errors on our code and only there.
+function(mnemosyne_options target)
+  target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR})
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Werror -Wno-sign-compare)
+  if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    target_compile_options(${target} PRIVATE -Werror=thread-safety)
+  endif()
+  if(MNEMOSYNE_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${MNEMOSYNE_SANITIZE} -fno-omit-frame-pointer)
+    target_link_options(${target} PUBLIC -fsanitize=${MNEMOSYNE_SANITIZE})
+  endif()
+endfunction()
+
+function(mnemosyne_library)
+  cmake_parse_arguments(ARG "" "NAME" "SOURCES;DEPS" ${ARGN})
+  add_library(${ARG_NAME} STATIC ${ARG_SOURCES})
+  mnemosyne_options(${ARG_NAME})
+  target_link_libraries(${ARG_NAME} PUBLIC ${ARG_DEPS})
+endfunction()
+
+function(mnemosyne_binary)
+  cmake_parse_arguments(ARG "" "NAME" "SOURCES;DEPS" ${ARGN})
+  add_executable(${ARG_NAME} ${ARG_SOURCES})
+  mnemosyne_options(${ARG_NAME})
+  target_link_libraries(${ARG_NAME} PRIVATE ${ARG_DEPS})
+endfunction()
+
+function(mnemosyne_test)
+  cmake_parse_arguments(ARG "" "NAME" "SOURCES;DEPS" ${ARGN})
+  mnemosyne_binary(NAME ${ARG_NAME} SOURCES ${ARG_SOURCES} DEPS ${ARG_DEPS} GTest::gtest_main GTest::gmock)
+  add_test(NAME ${ARG_NAME} COMMAND ${ARG_NAME})
+  set_tests_properties(${ARG_NAME} PROPERTIES TIMEOUT 600
+    ENVIRONMENT "OPENBLAS_NUM_THREADS=1;MNEMOSYNE_SOURCE_DIR=${CMAKE_SOURCE_DIR}")
+endfunction()

@@ -1,0 +1,16 @@
+#include "core/base/checksum.h"
+
+#include <xxhash.h>
+
+#include "absl/strings/str_format.h"
+
+namespace mnemosyne {
+
+uint64_t Checksum64(absl::string_view bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+
+std::string Fingerprint(absl::string_view bytes) {
+  const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
+  return absl::StrFormat("%016x%016x", hash.high64, hash.low64);
+}
+
+}  // namespace mnemosyne

@@ -1,0 +1,124 @@
+#include "core/model/attention.h"
+
+#include <cmath>
+#include <limits>
+
+#include "core/model/tensor_ops.h"
+
+namespace mnemosyne {
+
+using at::Tensor;
+
+namespace {
+
+// Tokens that attend together over one stretch of keys: wide enough for full products, narrow enough that little of
+// the stretch is masked.
+constexpr int64_t kUnit = 64;
+
+// Rotates pairs (i, i + a/2) of x [N, A, T, a]; positions [N or 1, T], int64. The angle is computed in float64, where
+// it is exact to 1e-8 beyond position 10 million.
+Tensor Rotate(const Tensor& x, const Tensor& positions, double base) {
+  const int64_t half = x.size(-1) / 2;
+  const Tensor exponents = at::arange(half, positions.options().dtype(at::kDouble)) * (-std::log(base) / half);
+  const Tensor angles = positions.to(at::kDouble).unsqueeze(-1) * exponents.exp();  // [N, T, a/2]
+  const Tensor cosine = angles.cos().to(x.scalar_type()).unsqueeze(1);
+  const Tensor sine = angles.sin().to(x.scalar_type()).unsqueeze(1);
+  const Tensor low = x.narrow(-1, 0, half), high = x.narrow(-1, half, half);
+  return at::cat({low * cosine - high * sine, low * sine + high * cosine}, -1);
+}
+
+Tensor Append(const Tensor& before, const Tensor& more) { return before.defined() ? at::cat({before, more}, 2) : more; }
+
+}  // namespace
+
+Attention::Attention(const ModelConfig& config, AttentionParameters parameters)
+    : config_(config), parameters_(std::move(parameters)) {}
+
+WindowState Attention::InitialWindow(int64_t sessions) const {
+  const Tensor zeros =
+      at::zeros({sessions, config_.heads, config_.window - 1, config_.head_dim()}, parameters_.out.options());
+  return {zeros, zeros};
+}
+
+Tensor Attention::Heads(const Tensor& projected) const {
+  return projected.view({projected.size(0), projected.size(1), config_.heads, config_.head_dim()}).transpose(1, 2);
+}
+
+Tensor Attention::Project(const Tensor& heads) const {
+  return Linear(heads.transpose(1, 2).reshape({heads.size(0), heads.size(2), config_.dim}), parameters_.out);
+}
+
+// query [..., m, a], keys_t [..., a, n], values [..., n, a], hidden (bool) broadcastable to [..., m, n]; the leading
+// dimensions begin [N, A] -> [..., m, a]
+Tensor Attention::Attend(const Tensor& query, const Tensor& keys_t, const Tensor& values, const Tensor& hidden) const {
+  const Tensor scaled = query * (1.0 / std::sqrt(static_cast<double>(config_.head_dim())));
+  const Tensor scores =
+      at::matmul(scaled, keys_t).masked_fill(hidden, -std::numeric_limits<double>::infinity());
+  if (!parameters_.persistent_k.defined()) return at::matmul(scores.softmax(-1), values);
+  Tensor pk = parameters_.persistent_k.transpose(1, 2), pv = parameters_.persistent_v;  // [A, a, P], [A, P, a]
+  for (int64_t extra = query.dim() - 4; extra > 0; --extra) {
+    pk = pk.unsqueeze(1);
+    pv = pv.unsqueeze(1);
+  }
+  const Tensor weights = at::cat({at::matmul(scaled, pk), scores}, -1).softmax(-1);
+  const int64_t persistent = config_.persistent;
+  return at::matmul(weights.narrow(-1, 0, persistent), pv) +
+         at::matmul(weights.narrow(-1, persistent, scores.size(-1)), values);
+}
+
+// query [N, A, T, a], keys and values [N, A, w - 1 + T, a], T a multiple of `unit` -> [N, A, T, a]
+Tensor Attention::WindowUnits(const Tensor& query, const Tensor& keys, const Tensor& values, const Tensor& positions,
+                              int64_t unit) const {
+  const int64_t sessions = query.size(0), tokens = query.size(2), units = tokens / unit, window = config_.window;
+  const int64_t reach = unit + window - 1;  // keys that a unit's tokens see
+  const Tensor row = at::arange(unit, positions.options()).unsqueeze(1), column = at::arange(reach, positions.options());
+  const Tensor outside = (column < row).logical_or(column > row + (window - 1));  // [unit, reach]
+  const Tensor first = positions.unsqueeze(1) + (at::arange(units, positions.options()) * unit - (window - 1));
+  const Tensor before_start = (first.unsqueeze(-1) + column) < 0;  // [N, units, reach]
+  const Tensor hidden = outside.logical_or(before_start.view({sessions, 1, units, 1, reach}));
+  const Tensor unit_queries = query.reshape({sessions, config_.heads, units, unit, config_.head_dim()});
+  const Tensor keys_t = keys.unfold(2, reach, unit);                      // [N, A, units, a, reach]
+  const Tensor unit_values = values.unfold(2, reach, unit).transpose(3, 4);
+  return Attend(unit_queries, keys_t, unit_values, hidden).reshape({sessions, config_.heads, tokens, config_.head_dim()});
+}
+
+Tensor Attention::Window(const Tensor& x, const Tensor& positions, WindowState* state) const {
+  const int64_t tokens = x.size(1), tail = config_.window - 1;
+  const std::vector<Tensor> qkv = Linear(x, parameters_.in_weight).chunk(3, 2);
+  const Tensor token_positions = positions.unsqueeze(1) + at::arange(tokens, positions.options());  // [N, T]
+  const Tensor query = Rotate(Heads(qkv[0]), token_positions, config_.rope_base);
+  const Tensor keys = at::cat({state->keys, Rotate(Heads(qkv[1]), token_positions, config_.rope_base)}, 2);
+  const Tensor values = at::cat({state->values, Heads(qkv[2])}, 2);
+  *state = {keys.narrow(2, tokens, tail).contiguous(), values.narrow(2, tokens, tail).contiguous()};
+
+  const int64_t unit = std::min(tokens, kUnit), rest = tokens % unit, whole = tokens - rest;
+  Tensor attended = WindowUnits(query.narrow(2, 0, whole), keys.narrow(2, 0, tail + whole),
+                                values.narrow(2, 0, tail + whole), positions, unit);
+  if (rest > 0) {
+    const Tensor last = WindowUnits(query.narrow(2, whole, rest), keys.narrow(2, whole, tail + rest),
+                                    values.narrow(2, whole, tail + rest), positions + whole, rest);
+    attended = at::cat({attended, last}, 2);
+  }
+  return Project(attended);
+}
+
+Tensor Attention::Segment(const Tensor& x, const Tensor& recalled, SegmentState* state) const {
+  const int64_t tokens = x.size(1), dim = config_.dim, before = state->tokens;
+  const auto index = x.options().dtype(at::kLong);
+  const Tensor positions = (at::arange(tokens, index) + before).unsqueeze(0);  // [1, T]
+  const std::vector<Tensor> qkv = Linear(x, parameters_.in_weight).chunk(3, 2);
+  const std::vector<Tensor> context_kv = Linear(recalled, parameters_.in_weight.narrow(0, dim, 2 * dim)).chunk(2, 2);
+  const Tensor query = Rotate(Heads(qkv[0]), positions, config_.rope_base);
+  state->token_keys = Append(state->token_keys, Rotate(Heads(qkv[1]), positions, config_.rope_base));
+  state->token_values = Append(state->token_values, Heads(qkv[2]));
+  state->context_keys = Append(state->context_keys, Rotate(Heads(context_kv[0]), positions, config_.rope_base));
+  state->context_values = Append(state->context_values, Heads(context_kv[1]));
+  state->tokens += tokens;
+
+  const Tensor later = at::arange(state->tokens, index) > (at::arange(tokens, index) + before).unsqueeze(1);
+  const Tensor keys = at::cat({state->context_keys, state->token_keys}, 2);
+  const Tensor values = at::cat({state->context_values, state->token_values}, 2);
+  return Project(Attend(query, keys.transpose(2, 3), values, at::cat({later, later}, 1)));
+}
+
+}  // namespace mnemosyne

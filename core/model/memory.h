@@ -1,0 +1,81 @@
+// The long-term memory of one layer (arXiv 2501.00663, section 3): per head an MLP whose weights learn from the stream,
+// a chunk at a time (section 3.2; the formulas are in docs/architecture.md).
+//
+// Works on a batch of N sessions that stand at the same place of their chunks. Thread-compatible: const after
+// construction. Nothing here changes a tensor in place, so states may share tensors.
+//
+// Shapes: N sessions, T tokens, D model width, H heads, d head width, n tokens of the open chunk, G = N H.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <vector>
+
+#include "core/model/config.h"
+
+namespace mnemosyne {
+
+struct MemoryParameters {
+  at::Tensor in_weight;    // [4 H d + 3 H, D]: q, k, v, out_gate, gates in one product
+  at::Tensor gates_bias;   // [3 H]: theta, eta, alpha
+  at::Tensor conv_weight;  // [3 H d, K]: q, k, v; oldest tap first
+  at::Tensor conv_bias;    // [3 H d]
+  std::vector<at::Tensor> init;  // a layer each: [H, out, in]
+  at::Tensor norm;         // [d]
+  at::Tensor out;          // [D, H d]
+  at::Tensor q_context;    // [H d, D]; mac only
+};
+
+// The tokens of a chunk that is not whole yet: what decoding needs so as not to compute them again.
+struct OpenChunk {
+  int64_t tokens = 0;               // n; 0: the tensors are undefined
+  std::vector<at::Tensor> inputs;   // a, a layer each: [G, n, in]
+  std::vector<at::Tensor> deltas;   // error at each layer's output: [G, n, out]
+  at::Tensor theta;                 // [G, n], after the bound of the gradient norm
+  at::Tensor log_eta;               // [G, n]; undefined without momentum
+  at::Tensor log_keep;              // [G, n], log(1 - alpha); undefined without decay
+};
+
+struct MemoryState {
+  std::vector<at::Tensor> weights;   // M at the open chunk's start, a layer each: [G, out, in]
+  std::vector<at::Tensor> velocity;  // S, alike
+  at::Tensor conv_tail;              // [N, K - 1, 3 H d]: the convolutions' last inputs
+  OpenChunk open;
+};
+
+class NeuralMemory {
+ public:
+  NeuralMemory(const ModelConfig& config, MemoryParameters parameters);
+
+  MemoryState InitialState(int64_t sessions) const;
+
+  struct Output {
+    at::Tensor read;      // [N, T, D]: M_t read at x_t, after the update with x_t (eq. 15)
+    at::Tensor surprise;  // [N, T, H]: the loss |M_c(k) - v|^2 before it
+    at::Tensor theta;     // [N, T, H]: step sizes, as gated (before the bound)
+  };
+  // Writes x [N, T, D] and reads at each of its tokens. Any T >= 1 from any place of a chunk.
+  Output Forward(const at::Tensor& x, MemoryState* state) const;
+
+  // mac: reads x [N, T, D] with frozen `weights` and the projection q_context, no convolution -> [N, T, D].
+  at::Tensor ReadContext(const at::Tensor& x, const std::vector<at::Tensor>& weights) const;
+
+  // M and S after the last token, also inside a chunk: weights and velocity are replaced, the open chunk is empty.
+  MemoryState Closed(const MemoryState& state) const;
+
+ private:
+  struct Tables;
+  struct Piece;
+  Tables MakeTables(const at::Tensor& log_eta, const at::Tensor& log_keep, int64_t rows, int64_t columns,
+                    const at::Tensor& like) const;
+  void WritePiece(const Piece& piece, MemoryState* state, at::Tensor* surprise) const;
+  at::Tensor ReadPiece(const at::Tensor& query, const Tables& tables, const MemoryState& state) const;
+  void CloseChunk(const Tables& tables, MemoryState* state) const;
+  at::Tensor Finish(const at::Tensor& read, const at::Tensor& out_gate) const;  // [G, T, d], [N, T, H d] -> [N, T, D]
+
+  const MemoryConfig config_;
+  const double norm_eps_;
+  const MemoryParameters parameters_;
+};
+
+}  // namespace mnemosyne

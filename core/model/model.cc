@@ -1,0 +1,217 @@
+#include "core/model/model.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+#include <dlfcn.h>
+
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/checksum.h"
+#include "core/base/file.h"
+#include "core/base/status_macros.h"
+#include "core/model/parameters.h"
+#include "core/model/session_state.h"
+#include "core/model/titans.h"
+
+namespace mnemosyne {
+
+namespace {
+
+// The one place where LibTorch's exceptions become statuses.
+template <typename Function>
+absl::Status CatchTorch(absl::string_view what, const Function& function) {
+  try {
+    return function();
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(absl::StrCat(what, ": out of memory"));
+  } catch (const std::exception& error) {
+    return absl::InternalError(absl::StrCat(what, ": ", absl::string_view(error.what()).substr(0, 500)));
+  }
+}
+
+// One number on the host for the whole check: the batch's one synchronisation with the device.
+bool AllFinite(const std::vector<at::Tensor>& tensors) {
+  std::vector<at::Tensor> peaks;
+  for (const at::Tensor& tensor : tensors) {
+    if (tensor.numel() > 0) peaks.push_back(tensor.abs().max());  // NaN and infinity win
+  }
+  return peaks.empty() || std::isfinite(at::stack(peaks).sum().item<float>());
+}
+
+absl::Status CheckTokens(absl::Span<const int32_t> tokens, int64_t vocab_size) {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || tokens[i] >= vocab_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("token id ", tokens[i], " is outside the vocabulary [0, ", vocab_size, ")"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+class TitansFork final : public Fork {
+ public:
+  TitansFork(const Titans& titans, const ModelConfig& config, at::Device device, BatchState state)
+      : titans_(titans), config_(config), device_(device), state_(std::move(state)) {}
+
+  absl::Status Feed(absl::Span<const int32_t> tokens) override {
+    RETURN_IF_ERROR(CheckTokens(tokens, config_.vocab_size));
+    // Long input goes in parts, so that its intermediate tensors stay small.
+    constexpr size_t kMaxTokensAtOnce = 1024;
+    for (; !tokens.empty(); tokens.remove_prefix(std::min(tokens.size(), kMaxTokensAtOnce))) {
+      const absl::Span<const int32_t> part = tokens.subspan(0, kMaxTokensAtOnce);
+      RETURN_IF_ERROR(CatchTorch("decoding", [&] { return FeedPart(part, part.size() == tokens.size()); }));
+    }
+    return absl::OkStatus();
+  }
+  absl::Span<const float> logits() const override { return logits_; }
+  int64_t offset() const override { return state_.offsets[0]; }
+
+ private:
+  absl::Status FeedPart(absl::Span<const int32_t> tokens, bool is_last) {
+    const c10::InferenceMode inference;
+    const at::Tensor ids = at::tensor(at::ArrayRef<int32_t>(tokens.data(), tokens.size())).to(device_, at::kLong);
+    const Titans::Output out =
+        titans_.Forward(ids.unsqueeze(0), &state_, is_last ? Titans::Logits::kLast : Titans::Logits::kNone);
+    if (!is_last) return absl::OkStatus();
+    const at::Tensor host = out.logits.to(at::kCPU, at::kFloat).contiguous();
+    logits_.assign(host.data_ptr<float>(), host.data_ptr<float>() + host.numel());
+    for (const float value : logits_) {
+      if (!std::isfinite(value)) {
+        return absl::FailedPreconditionError(
+            absl::StrCat("the answer is not finite at token ", state_.offsets[0], "; the session's state is as before"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const Titans& titans_;
+  const ModelConfig& config_;
+  const at::Device device_;
+  BatchState state_;
+  std::vector<float> logits_;
+};
+
+class TitansModel final : public Model {
+ public:
+  TitansModel(ModelConfig config, std::unique_ptr<Tokenizer> tokenizer, std::string fingerprint,
+              const std::map<std::string, at::Tensor>& parameters, at::Device device)
+      : config_(std::move(config)), tokenizer_(std::move(tokenizer)), fingerprint_(std::move(fingerprint)),
+        device_(device), titans_(config_, parameters), initial_(std::make_shared<SessionState>(titans_.InitialState(1))) {
+    for (const auto& [name, tensor] : parameters) parameter_count_ += tensor.numel();
+    for (const StateTensor& one : StateTensors(initial_->batch())) state_bytes_ += one.tensor.nbytes();
+  }
+
+  const ModelConfig& config() const override { return config_; }
+  const Tokenizer& tokenizer() const override { return *tokenizer_; }
+  const std::string& fingerprint() const override { return fingerprint_; }
+  int64_t parameter_count() const override { return parameter_count_; }
+  int64_t state_bytes() const override { return state_bytes_; }
+  StatePtr InitialState() const override { return initial_; }
+
+  // A session at a time, so that every product has the shape it has alone: at::mm's bits depend on a product's height.
+  std::vector<BlockResult> StepBlocks(absl::Span<const BlockInput> inputs) const override {
+    std::vector<BlockResult> results(inputs.size());
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      results[i].status = CatchTorch("stepping a block", [&] { return StepBlock(inputs[i], &results[i]); });
+    }
+    return results;
+  }
+
+  std::unique_ptr<Fork> NewFork(StatePtr state) const override {
+    return std::make_unique<TitansFork>(titans_, config_, device_, state->batch());
+  }
+  std::string EncodeState(const SessionState& state) const override { return EncodeSessionState(state, fingerprint_); }
+  absl::StatusOr<StatePtr> DecodeState(absl::string_view bytes) const override {
+    return DecodeSessionState(bytes, fingerprint_, config_, initial_->batch());
+  }
+
+ private:
+  absl::Status StepBlock(const BlockInput& input, BlockResult* result) const {
+    if (static_cast<int64_t>(input.tokens.size()) != config_.block_tokens()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a block is ", config_.block_tokens(), " tokens; got ", input.tokens.size()));
+    }
+    RETURN_IF_ERROR(CheckTokens(input.tokens, config_.vocab_size));
+    const c10::InferenceMode inference;
+    const at::Tensor ids =
+        at::tensor(at::ArrayRef<int32_t>(input.tokens.data(), input.tokens.size())).to(device_, at::kLong);
+    BatchState next = input.state->batch();
+    const Titans::Output out = titans_.Forward(ids.unsqueeze(0), &next, Titans::Logits::kNone);
+    std::vector<at::Tensor> tensors;
+    for (const StateTensor& one : StateTensors(next)) tensors.push_back(one.tensor);
+    if (!AllFinite(tensors)) {
+      return absl::FailedPreconditionError(absl::StrCat("the block at token ", input.state->offset(),
+                                                        " makes the memory not finite; the state before it stands"));
+    }
+    if (out.surprise.defined()) result->mean_surprise = out.surprise.mean().item<float>();
+    result->state = std::make_shared<const SessionState>(std::move(next));
+    return absl::OkStatus();
+  }
+
+  const ModelConfig config_;
+  const std::unique_ptr<Tokenizer> tokenizer_;
+  const std::string fingerprint_;
+  const at::Device device_;
+  const Titans titans_;
+  const std::shared_ptr<const SessionState> initial_;
+  int64_t parameter_count_ = 0;
+  int64_t state_bytes_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& folder, const Options& options) {
+  ASSIGN_OR_RETURN(const std::string config_text, ReadFile(folder + "/config.json"));
+  absl::StatusOr<ModelConfig> config = ParseModelConfig(config_text);
+  if (!config.ok()) {
+    return absl::Status(config.status().code(), absl::StrCat(folder, "/config.json: ", config.status().message()));
+  }
+  ASSIGN_OR_RETURN(const std::string weights, ReadFile(folder + "/model.safetensors"));
+  absl::StatusOr<std::vector<NamedTensor>> loaded = LoadParameters(*config, weights);
+  if (!loaded.ok()) {
+    return absl::Status(loaded.status().code(), absl::StrCat(folder, "/model.safetensors: ", loaded.status().message()));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Create(*config, folder));
+
+  std::string identity = FormatModelConfig(*config);
+  for (const NamedTensor& one : *loaded) {
+    absl::StrAppend(&identity, "\n", one.name, " ",
+                    Fingerprint({reinterpret_cast<const char*>(one.values.data()), one.values.size() * sizeof(float)}));
+  }
+  if (!config->tokenizer.file.empty()) {
+    ASSIGN_OR_RETURN(const std::string file, ReadFile(absl::StrCat(folder, "/", config->tokenizer.file)));
+    absl::StrAppend(&identity, "\ntokenizer ", Fingerprint(file));
+  }
+
+  std::unique_ptr<Model> model;
+  RETURN_IF_ERROR(CatchTorch(absl::StrCat("loading '", folder, "' on device '", options.device, "'"), [&] {
+    const c10::InferenceMode inference;
+    const at::Device device(options.device);
+    std::map<std::string, at::Tensor> parameters;
+    for (NamedTensor& one : *loaded) {
+      parameters[one.name] = at::tensor(one.values, at::kFloat).view(one.shape).to(device);
+    }
+    model = std::make_unique<TitansModel>(*std::move(config), std::move(tokenizer), Fingerprint(identity), parameters, device);
+    return absl::OkStatus();
+  }));
+  return model;
+}
+
+void EnterWorkerThread() {
+  at::set_num_threads(1);
+  at::globalContext().setFlushDenormal(true);
+  using SetThreads = void (*)(int);
+  if (const auto set_threads = reinterpret_cast<SetThreads>(dlsym(RTLD_DEFAULT, "openblas_set_num_threads"))) {
+    set_threads(1);
+  }
+}
+
+std::string BlasDescription() {
+  using GetText = char* (*)();
+  const auto get_config = reinterpret_cast<GetText>(dlsym(RTLD_DEFAULT, "openblas_get_config"));
+  return get_config != nullptr ? get_config() : "not OpenBLAS (Debian's reference BLAS is many times slower)";
+}
+
+}  // namespace mnemosyne

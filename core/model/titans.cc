@@ -1,0 +1,179 @@
+#include "core/model/titans.h"
+
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "core/model/tensor_ops.h"
+
+namespace mnemosyne {
+
+using at::Tensor;
+
+namespace {
+
+// Parameters under one prefix.
+class Scope {
+ public:
+  Scope(const std::map<std::string, Tensor>& parameters, std::string prefix)
+      : parameters_(parameters), prefix_(std::move(prefix)) {}
+  Tensor operator[](const std::string& name) const { return parameters_.at(prefix_ + name); }
+  Tensor Optional(const std::string& name) const {
+    const auto found = parameters_.find(prefix_ + name);
+    return found == parameters_.end() ? Tensor() : found->second;
+  }
+  Scope In(const std::string& name) const { return Scope(parameters_, prefix_ + name); }
+
+ private:
+  const std::map<std::string, Tensor>& parameters_;
+  const std::string prefix_;
+};
+
+MemoryParameters MemoryParametersOf(const ModelConfig& config, const Scope& scope) {
+  MemoryParameters p;
+  p.in_weight = at::cat({scope["q.weight"], scope["k.weight"], scope["v.weight"], scope["out_gate.weight"],
+                         scope["gates.weight"]});
+  p.gates_bias = scope["gates.bias"];
+  p.conv_weight = at::cat({scope["q_conv.weight"], scope["k_conv.weight"], scope["v_conv.weight"]});
+  p.conv_bias = at::cat({scope["q_conv.bias"], scope["k_conv.bias"], scope["v_conv.bias"]});
+  for (int64_t l = 0; l < config.memory.depth; ++l) p.init.push_back(scope[absl::StrCat("init.", l)]);
+  p.norm = scope["norm.weight"];
+  p.out = scope["o.weight"];
+  p.q_context = scope.Optional("q_context.weight");
+  return p;
+}
+
+AttentionParameters AttentionParametersOf(const Scope& scope) {
+  return {at::cat({scope["q.weight"], scope["k.weight"], scope["v.weight"]}), scope["o.weight"],
+          scope.Optional("persistent_k"), scope.Optional("persistent_v")};
+}
+
+}  // namespace
+
+struct Titans::Block {
+  Block(const ModelConfig& config, BlockKind kind, const Scope& scope)
+      : config(config), kind(kind), norm1(scope["norm1.weight"]), norm2(scope["norm2.weight"]),
+        norm3(scope.Optional("norm3.weight")), gate_attn_norm(scope.Optional("gate.attn_norm.weight")),
+        gate_memory_norm(scope.Optional("gate.memory_norm.weight")), gate_mix(scope.Optional("gate.mix.weight")),
+        ff_up(scope["ff.up.weight"]), ff_down(scope["ff.down.weight"]) {
+    if (HasMemory(kind)) memory.emplace(config, MemoryParametersOf(config, scope.In("memory.")));
+    if (HasAttention(kind)) attention.emplace(config, AttentionParametersOf(scope.In("attn.")));
+  }
+
+  Tensor Norm(const Tensor& x, const Tensor& weight) const { return RmsNorm(x, weight, config.norm_eps); }
+
+  Tensor Gate(const Tensor& attended, const Tensor& recalled) const {
+    const Tensor y = Norm(attended, gate_attn_norm), m = Norm(recalled, gate_memory_norm);
+    if (config.gate == GateKind::kMultiply) return y * m.sigmoid();
+    const Tensor g = Linear(at::cat({y, m}, -1), gate_mix).sigmoid();
+    return g * y + (1.0 - g) * m;
+  }
+
+  // mac: segment by segment, as each begins with the memory that the one before left.
+  Tensor Mac(const Tensor& x, BlockState* state, NeuralMemory::Output* learned) const {
+    std::vector<Tensor> outputs, surprises, thetas;
+    for (int64_t done = 0; done < x.size(1);) {
+      SegmentState& segment = state->segment;
+      if (segment.tokens == 0) segment.frozen = state->memory.weights;
+      const int64_t tokens = std::min(config.segment - segment.tokens, x.size(1) - done);
+      const Tensor piece = x.narrow(1, done, tokens);
+      const Tensor attended = attention->Segment(piece, memory->ReadContext(piece, segment.frozen), &segment);
+      const NeuralMemory::Output out = memory->Forward(attended, &state->memory);
+      outputs.push_back(Gate(attended, out.read));
+      surprises.push_back(out.surprise);
+      thetas.push_back(out.theta);
+      if (segment.tokens == config.segment) segment = SegmentState();
+      done += tokens;
+    }
+    learned->surprise = at::cat(surprises, 1);
+    learned->theta = at::cat(thetas, 1);
+    return at::cat(outputs, 1);
+  }
+
+  // x [N, T, D] -> [N, T, D]; `learned` gets the memory's surprise and theta.
+  Tensor Forward(Tensor x, const Tensor& positions, BlockState* state, NeuralMemory::Output* learned) const {
+    const Tensor h = Norm(x, norm1);
+    switch (kind) {
+      case BlockKind::kSwa:
+        x = x + attention->Window(h, positions, &state->window);
+        break;
+      case BlockKind::kLmm:
+        *learned = memory->Forward(h, &state->memory);
+        x = x + learned->read;
+        break;
+      case BlockKind::kMag: {
+        const Tensor attended = attention->Window(h, positions, &state->window);
+        *learned = memory->Forward(h, &state->memory);
+        x = x + Gate(attended, learned->read);
+        break;
+      }
+      case BlockKind::kMal:
+        *learned = memory->Forward(h, &state->memory);
+        x = x + learned->read;
+        x = x + attention->Window(Norm(x, norm3), positions, &state->window);
+        break;
+      case BlockKind::kMac:
+        x = x + Mac(h, state, learned);
+        break;
+    }
+    const std::vector<Tensor> up = Linear(Norm(x, norm2), ff_up).chunk(2, -1);
+    return x + Linear(up[0] * at::silu(up[1]), ff_down);
+  }
+
+  const ModelConfig& config;
+  const BlockKind kind;
+  const Tensor norm1, norm2, norm3, gate_attn_norm, gate_memory_norm, gate_mix, ff_up, ff_down;
+  std::optional<NeuralMemory> memory;
+  std::optional<Attention> attention;
+};
+
+Titans::Titans(const ModelConfig& config, const std::map<std::string, Tensor>& parameters)
+    : config_(config), embedding_(parameters.at("embed.weight")), norm_(parameters.at("norm.weight")),
+      head_(config.tie_embeddings ? embedding_ : parameters.at("head.weight")) {
+  const Scope root(parameters, "");
+  for (size_t i = 0; i < config.blocks.size(); ++i) {
+    blocks_.push_back(std::make_unique<Block>(config_, config.blocks[i], root.In(absl::StrCat("blocks.", i, "."))));
+  }
+}
+
+Titans::~Titans() = default;
+
+BatchState Titans::InitialState(int64_t sessions) const {
+  BatchState state;
+  state.offsets.assign(sessions, 0);
+  for (const auto& block : blocks_) {
+    BlockState& one = state.blocks.emplace_back();
+    if (block->memory) one.memory = block->memory->InitialState(sessions);
+    if (block->attention && block->kind != BlockKind::kMac) one.window = block->attention->InitialWindow(sessions);
+  }
+  return state;
+}
+
+Titans::Output Titans::Forward(const Tensor& tokens, BatchState* state, Logits logits) const {
+  const Tensor positions = at::tensor(state->offsets, at::kLong).to(tokens.device());
+  Tensor x = at::embedding(embedding_, tokens);
+  std::vector<Tensor> surprises, thetas;
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    NeuralMemory::Output learned;
+    x = blocks_[i]->Forward(x, positions, &state->blocks[i], &learned);
+    if (learned.surprise.defined()) {
+      surprises.push_back(learned.surprise);
+      thetas.push_back(learned.theta);
+    }
+  }
+  for (int64_t& offset : state->offsets) offset += tokens.size(1);
+  Output out;
+  if (!surprises.empty()) {
+    out.surprise = at::stack(surprises, 2);
+    out.theta = at::stack(thetas, 2);
+  }
+  if (logits == Logits::kNone) return out;
+  if (logits == Logits::kLast) x = x.narrow(1, x.size(1) - 1, 1);
+  out.logits = Linear(RmsNorm(x, norm_, config_.norm_eps), head_);
+  return out;
+}
+
+MemoryState Titans::Memory(const BatchState& state, int64_t index) const {
+  return blocks_[index]->memory->Closed(state.blocks[index].memory);
+}
+
+}  // namespace mnemosyne

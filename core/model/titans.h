@@ -1,0 +1,63 @@
+// The whole network: embedding, blocks of kinds swa, lmm, mag, mal, mac (arXiv 2501.00663, section 4), head.
+//
+//   Titans titans(config, parameters);
+//   BatchState state = titans.InitialState(8);
+//   Titans::Output out = titans.Forward(tokens, &state);   // tokens [8, T] -> logits [8, T, V]
+//
+// The same code serves (without autograd) and trains (with it). Thread-compatible: const after construction.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/model/attention.h"
+#include "core/model/config.h"
+#include "core/model/memory.h"
+
+namespace mnemosyne {
+
+struct BlockState {
+  MemoryState memory;    // lmm, mag, mal, mac
+  WindowState window;    // swa, mag, mal
+  SegmentState segment;  // mac
+};
+
+// N sessions at the same place of their blocks. Tensors are never changed in place: copying a state shares them.
+struct BatchState {
+  std::vector<BlockState> blocks;
+  std::vector<int64_t> offsets;  // [N] tokens so far
+};
+
+class Titans {
+ public:
+  // `parameters`: every name of ParameterShapes(config), of its shape; all of one dtype and device.
+  Titans(const ModelConfig& config, const std::map<std::string, at::Tensor>& parameters);
+  ~Titans();
+
+  BatchState InitialState(int64_t sessions) const;
+
+  enum class Logits { kNone, kLast, kAll };
+  struct Output {
+    at::Tensor logits;    // [N, T, V], [N, 1, V] or undefined
+    at::Tensor surprise;  // [N, T, memory blocks, H]; undefined when no block has a memory
+    at::Tensor theta;     // alike: step sizes
+  };
+  // tokens [N, T], int64, in [0, V). Any T >= 1.
+  Output Forward(const at::Tensor& tokens, BatchState* state, Logits logits) const;
+
+  // M and S of block `index` after the last token.
+  MemoryState Memory(const BatchState& state, int64_t index) const;
+
+ private:
+  struct Block;
+  const ModelConfig config_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  at::Tensor embedding_, norm_, head_;
+};
+
+}  // namespace mnemosyne

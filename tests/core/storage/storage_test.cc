@@ -1,0 +1,576 @@
+#include "core/storage/storage.h"
+
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "core/storage/record_codec.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "rocksdb/db.h"
+
+namespace mnemosyne {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using Code = absl::StatusCode;
+
+// A folder of its own for each test, gone afterwards.
+class StorageTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = ::testing::TempDir() + "/storage_test.XXXXXX";
+    ASSERT_NE(mkdtemp(name.data()), nullptr);
+    root_ = name;
+    path_ = root_ + "/data";
+  }
+  void TearDown() override { std::filesystem::remove_all(root_); }
+
+  std::unique_ptr<Storage> OpenOrDie() {
+    absl::StatusOr<std::unique_ptr<Storage>> storage = Storage::Open({.path = path_});
+    EXPECT_TRUE(storage.ok()) << storage.status();
+    if (!storage.ok()) std::abort();
+    return *std::move(storage);
+  }
+  absl::Status OpenStatus() { return Storage::Open({.path = path_}).status(); }
+
+  // Runs `change` on the folder's RocksDB, behind Storage's back.
+  using Change = std::function<rocksdb::Status(rocksdb::DB*, rocksdb::ColumnFamilyHandle*)>;
+  void WithDatabase(const std::string& family, const Change& change) {
+    std::vector<std::string> names;
+    ASSERT_TRUE(rocksdb::DB::ListColumnFamilies(rocksdb::DBOptions(), path_, &names).ok());
+    std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
+    for (const std::string& name : names) descriptors.emplace_back(name, rocksdb::ColumnFamilyOptions());
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    rocksdb::DB* db = nullptr;
+    ASSERT_TRUE(rocksdb::DB::Open(rocksdb::DBOptions(), path_, descriptors, &handles, &db).ok());
+    for (rocksdb::ColumnFamilyHandle* handle : handles) {
+      if (handle->GetName() != family) continue;
+      const rocksdb::Status status = change(db, handle);
+      EXPECT_TRUE(status.ok()) << status.ToString();
+    }
+    for (rocksdb::ColumnFamilyHandle* handle : handles) db->DestroyColumnFamilyHandle(handle);
+    delete db;
+  }
+
+  void PutRaw(const std::string& family, const std::string& key, const std::string& value) {
+    WithDatabase(family, [&](auto* db, auto* handle) { return db->Put(rocksdb::WriteOptions(), handle, key, value); });
+  }
+  std::string GetRaw(const std::string& family, const std::string& key) {
+    std::string value;
+    WithDatabase(family, [&](auto* db, auto* handle) { return db->Get(rocksdb::ReadOptions(), handle, key, &value); });
+    return value;
+  }
+  void DeleteRaw(const std::string& family, const std::string& key) {
+    WithDatabase(family, [&](auto* db, auto* handle) { return db->Delete(rocksdb::WriteOptions(), handle, key); });
+  }
+  std::vector<std::string> RawKeys(const std::string& family) {
+    std::vector<std::string> keys;
+    WithDatabase(family, [&](auto* db, auto* handle) {
+      std::unique_ptr<rocksdb::Iterator> it(db->NewIterator(rocksdb::ReadOptions(), handle));
+      for (it->SeekToFirst(); it->Valid(); it->Next()) keys.push_back(it->key().ToString());
+      return it->status();
+    });
+    return keys;
+  }
+
+  std::string root_, path_;
+};
+
+SessionMetadata Metadata(uint64_t number, uint64_t epoch = 1) {
+  SessionMetadata metadata;
+  metadata.number = number;
+  metadata.epoch = epoch;
+  metadata.id = absl::StrCat("session-", number);
+  metadata.model = "recall";
+  metadata.fingerprint = "0123456789abcdef0123456789abcdef";
+  metadata.first_sequence = 1 + 10 * (epoch - 1);
+  metadata.labels = {{"team", "history"}, {"empty", ""}};
+  metadata.create_time = absl::FromUnixNanos(1'700'000'000'123'456'789);
+  metadata.update_time = absl::FromUnixNanos(1'700'000'001'000'000'001);
+  return metadata;
+}
+
+LogRecord Record(uint64_t number, uint64_t epoch, uint64_t index, std::string payload) {
+  LogRecord record;
+  record.session_number = number;
+  record.epoch = epoch;
+  record.index = index;
+  record.sequence = index + 1;
+  record.first_offset = static_cast<int64_t>(index) * 7;
+  record.time = absl::FromUnixNanos(1'700'000'000'000'000'000 + static_cast<int64_t>(index));
+  record.payload = std::move(payload);
+  return record;
+}
+
+SnapshotHeader Header(uint64_t number, uint64_t epoch, int64_t offset) {
+  SnapshotHeader header;
+  header.session_number = number;
+  header.epoch = epoch;
+  header.offset = offset;
+  header.fingerprint = "0123456789abcdef0123456789abcdef";
+  header.replay_index = 3;
+  header.replay_skip_bytes = 5;
+  header.replay_skip_tokens = 2;
+  header.next_sequence = 4;
+  header.accepted_bytes = 99;
+  return header;
+}
+
+absl::Status ReadAll(Storage& storage, uint64_t number, uint64_t epoch, std::vector<LogRecord>* records,
+                     uint64_t from_index = 0) {
+  return storage.ReadLog(number, epoch, from_index, [&](const LogRecord& record) {
+    records->push_back(record);
+    return absl::OkStatus();
+  });
+}
+
+std::vector<std::string> Payloads(Storage& storage, uint64_t number, uint64_t epoch, uint64_t from_index = 0) {
+  std::vector<LogRecord> records;
+  const absl::Status status = ReadAll(storage, number, epoch, &records, from_index);
+  EXPECT_TRUE(status.ok()) << status;
+  std::vector<std::string> payloads;
+  for (const LogRecord& record : records) payloads.push_back(record.payload);
+  return payloads;
+}
+
+std::string Flipped(std::string bytes, size_t at) {
+  bytes[at] = static_cast<char>(bytes[at] ^ 0x10);
+  return bytes;
+}
+
+TEST_F(StorageTest, SessionsComeBackWithEveryFieldAfterReopening) {
+  {
+    auto storage = OpenOrDie();
+    EXPECT_EQ(storage->NextSessionNumber(), 1);
+    EXPECT_EQ(storage->NextSessionNumber(), 2);
+    ASSERT_TRUE(storage->PutSession(Metadata(2, 3)).ok());
+    ASSERT_TRUE(storage->PutSession(Metadata(1)).ok());
+  }
+  auto storage = OpenOrDie();
+  const auto sessions = storage->LoadSessions();
+  ASSERT_TRUE(sessions.ok()) << sessions.status();
+  ASSERT_EQ(sessions->size(), 2);
+  EXPECT_EQ((*sessions)[0].number, 1);
+  const SessionMetadata &got = (*sessions)[1], want = Metadata(2, 3);
+  EXPECT_EQ(got.number, 2);
+  EXPECT_EQ(got.epoch, 3);
+  EXPECT_EQ(got.id, want.id);
+  EXPECT_EQ(got.model, want.model);
+  EXPECT_EQ(got.fingerprint, want.fingerprint);
+  EXPECT_EQ(got.first_sequence, 21);
+  EXPECT_EQ(got.labels, want.labels);
+  EXPECT_EQ(got.create_time, want.create_time);
+  EXPECT_EQ(got.update_time, want.update_time);
+  EXPECT_EQ(storage->NextSessionNumber(), 3);
+}
+
+TEST_F(StorageTest, LogRecordsOfManySessionsComeBackInOrderAfterReopening) {
+  const std::string binary("\0\xff\xf0 cut", 7);
+  {
+    auto storage = OpenOrDie();
+    std::vector<LogRecord> batch;
+    for (uint64_t index = 0; index < 300; ++index) {  // past 255: the order of keys is that of numbers
+      batch.push_back(Record(1, 1, index, absl::StrCat("a", index)));
+      batch.push_back(Record(256, 1, index, absl::StrCat("b", index)));
+    }
+    batch.push_back(Record(1, 2, 0, binary));
+    batch.back().kind = LogContent::kText;
+    batch.push_back(Record(2, 1, 0, std::string("\1\0\0\0\2\0\0\0", 8)));
+    batch.back().kind = LogContent::kTokenIds;
+    ASSERT_TRUE(storage->AppendLog(batch).ok());
+  }
+  auto storage = OpenOrDie();
+  std::vector<LogRecord> records;
+  ASSERT_TRUE(ReadAll(*storage, 1, 1, &records).ok());
+  ASSERT_EQ(records.size(), 300);
+  for (uint64_t index = 0; index < 300; ++index) {
+    const LogRecord want = Record(1, 1, index, absl::StrCat("a", index));
+    EXPECT_EQ(records[index].session_number, 1);
+    EXPECT_EQ(records[index].epoch, 1);
+    EXPECT_EQ(records[index].index, index);
+    EXPECT_EQ(records[index].sequence, want.sequence);
+    EXPECT_EQ(records[index].first_offset, want.first_offset);
+    EXPECT_EQ(records[index].time, want.time);
+    EXPECT_EQ(records[index].kind, LogContent::kText);
+    EXPECT_EQ(records[index].payload, want.payload);
+  }
+  EXPECT_EQ(Payloads(*storage, 256, 1).size(), 300);
+  EXPECT_THAT(Payloads(*storage, 1, 2), ElementsAre(binary));
+  EXPECT_THAT(Payloads(*storage, 1, 1, 298), ElementsAre("a298", "a299"));
+  EXPECT_THAT(Payloads(*storage, 1, 1, 300), IsEmpty());
+  EXPECT_THAT(Payloads(*storage, 3, 1), IsEmpty());
+
+  const auto last = storage->LastLogRecord(1, 1);
+  ASSERT_TRUE(last.ok() && last->has_value());
+  EXPECT_EQ((*last)->index, 299);
+  EXPECT_EQ((*storage->LastLogRecord(2, 1))->kind, LogContent::kTokenIds);
+  EXPECT_EQ(*storage->LastLogRecord(1, 3), std::nullopt);
+  EXPECT_GT(storage->LogBytes(256), 0);
+}
+
+TEST_F(StorageTest, ReadLogStopsAtTheVisitorsError) {
+  auto storage = OpenOrDie();
+  ASSERT_TRUE(storage->AppendLog({Record(1, 1, 0, "a"), Record(1, 1, 1, "b")}).ok());
+  int visits = 0;
+  const absl::Status status = storage->ReadLog(1, 1, 0, [&](const LogRecord&) {
+    ++visits;
+    return absl::CancelledError("enough");
+  });
+  EXPECT_EQ(status, absl::CancelledError("enough"));
+  EXPECT_EQ(visits, 1);
+}
+
+TEST_F(StorageTest, SnapshotsComeBackNewestFirstWithEveryFieldAfterReopening) {
+  const std::string large(3 << 20, '\x5a');
+  {
+    auto storage = OpenOrDie();
+    ASSERT_TRUE(storage->PutSnapshot(Header(1, 1, 64), "small").ok());
+    ASSERT_TRUE(storage->PutSnapshot(Header(1, 1, 640), large).ok());
+    ASSERT_TRUE(storage->PutSnapshot(Header(1, 1, 128), "").ok());
+    ASSERT_TRUE(storage->PutSnapshot(Header(1, 2, 192), "of another epoch").ok());
+  }
+  auto storage = OpenOrDie();
+  EXPECT_THAT(*storage->ListSnapshots(1, 1), ElementsAre(640, 128, 64));
+  EXPECT_THAT(*storage->ListSnapshots(2, 1), IsEmpty());
+  const auto snapshot = storage->ReadSnapshot(1, 1, 640);
+  ASSERT_TRUE(snapshot.ok()) << snapshot.status();
+  EXPECT_EQ(snapshot->state, large);
+  const SnapshotHeader want = Header(1, 1, 640);
+  EXPECT_EQ(snapshot->header.session_number, 1);
+  EXPECT_EQ(snapshot->header.epoch, 1);
+  EXPECT_EQ(snapshot->header.offset, 640);
+  EXPECT_EQ(snapshot->header.fingerprint, want.fingerprint);
+  EXPECT_EQ(snapshot->header.replay_index, want.replay_index);
+  EXPECT_EQ(snapshot->header.replay_skip_bytes, want.replay_skip_bytes);
+  EXPECT_EQ(snapshot->header.replay_skip_tokens, want.replay_skip_tokens);
+  EXPECT_EQ(snapshot->header.next_sequence, want.next_sequence);
+  EXPECT_EQ(snapshot->header.accepted_bytes, want.accepted_bytes);
+  EXPECT_EQ(snapshot->header.state_bytes, 3 << 20);
+  EXPECT_EQ(storage->ReadSnapshot(1, 1, 128)->state, "");
+
+  ASSERT_TRUE(storage->DeleteSnapshot(1, 1, 640).ok());
+  EXPECT_THAT(*storage->ListSnapshots(1, 1), ElementsAre(128, 64));
+  EXPECT_EQ(storage->ReadSnapshot(1, 1, 640).status().code(), Code::kNotFound);
+}
+
+TEST_F(StorageTest, DeleteSessionLeavesNothingOfItAndAllOfItsNeighbours) {
+  {
+    auto storage = OpenOrDie();
+    for (uint64_t number : {1, 2, 3}) {
+      ASSERT_TRUE(storage->PutSession(Metadata(number)).ok());
+      ASSERT_TRUE(storage->AppendLog({Record(number, 1, 0, "a"), Record(number, 9, 0, "b")}).ok());
+      ASSERT_TRUE(storage->PutSnapshot(Header(number, 1, 64), "state").ok());
+    }
+    ASSERT_TRUE(storage->DeleteSession(2).ok());
+    EXPECT_THAT(Payloads(*storage, 2, 1), IsEmpty());
+    EXPECT_THAT(Payloads(*storage, 3, 9), ElementsAre("b"));
+  }
+  for (const std::string family : {"sessions", "log", "snapshots"}) {
+    const std::vector<std::string> keys = RawKeys(family);
+    EXPECT_EQ(keys.size(), family == "sessions" ? 2 : 4) << family;
+    for (const std::string& key : keys) EXPECT_NE(key.substr(0, 8), SessionKey(2)) << family;
+  }
+}
+
+TEST_F(StorageTest, DropOtherEpochsKeepsOnlyTheSessionsNewEpoch) {
+  auto storage = OpenOrDie();
+  for (uint64_t epoch : {1, 2, 3, 4}) {
+    ASSERT_TRUE(storage->AppendLog({Record(1, epoch, 0, absl::StrCat("epoch ", epoch))}).ok());
+    ASSERT_TRUE(storage->PutSnapshot(Header(1, epoch, 64), "state").ok());
+  }
+  ASSERT_TRUE(storage->AppendLog({Record(2, 1, 0, "another session")}).ok());
+  ASSERT_TRUE(storage->PutSessionAndDropOtherEpochs(Metadata(1, 3)).ok());
+  for (uint64_t epoch : {1, 2, 4}) {
+    EXPECT_THAT(Payloads(*storage, 1, epoch), IsEmpty());
+    EXPECT_THAT(*storage->ListSnapshots(1, epoch), IsEmpty());
+  }
+  EXPECT_THAT(Payloads(*storage, 1, 3), ElementsAre("epoch 3"));
+  EXPECT_THAT(*storage->ListSnapshots(1, 3), ElementsAre(64));
+  EXPECT_THAT(Payloads(*storage, 2, 1), ElementsAre("another session"));
+  EXPECT_EQ((*storage->LoadSessions())[0].epoch, 3);
+}
+
+TEST_F(StorageTest, WritersOfManyThreadsLoseNothing) {
+  auto storage = OpenOrDie();
+  std::vector<std::thread> threads;
+  for (uint64_t number : {1, 2, 3, 4}) {
+    threads.emplace_back([&storage, number] {
+      for (uint64_t index = 0; index < 50; ++index) {
+        EXPECT_TRUE(storage->AppendLog({Record(number, 1, index, absl::StrCat(index))}).ok());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (uint64_t number : {1, 2, 3, 4}) EXPECT_EQ(Payloads(*storage, number, 1).size(), 50);
+}
+
+// ---- Damage: every bit of every record kind is under its checksum.
+
+TEST_F(StorageTest, AnyAlteredByteOfAnyRecordIsRefused) {
+  const SessionMetadata metadata = Metadata(1);
+  const LogRecord record = Record(1, 1, 0, "text");
+  SnapshotHeader header = Header(1, 1, 64);
+  header.state_bytes = 5;
+  const std::string session_value = EncodeSession(metadata), log_value = EncodeLogRecord(record);
+  const std::string header_value = EncodeSnapshotHeader(header), state_value = EncodeSnapshotState(header, "state");
+  const std::string header_key = SnapshotKey(1, 1, SnapshotPart::kHeader, 64);
+  const std::string state_key = SnapshotKey(1, 1, SnapshotPart::kState, 64);
+  ASSERT_TRUE(DecodeSession(SessionKey(1), session_value).ok());
+  ASSERT_TRUE(DecodeLogRecord(LogKey(1, 1, 0), log_value).ok());
+  ASSERT_TRUE(DecodeSnapshotHeader(header_key, header_value).ok());
+  ASSERT_TRUE(DecodeSnapshotState(header, state_key, state_value).ok());
+
+  const auto check = [](const std::string& value, const std::function<absl::Status(const std::string&)>& decode) {
+    for (size_t at = 0; at < value.size(); ++at) {
+      EXPECT_EQ(decode(Flipped(value, at)).code(), Code::kDataLoss) << "byte " << at;
+      EXPECT_EQ(decode(value.substr(0, at)).code(), Code::kDataLoss) << "cut at " << at;
+    }
+    EXPECT_EQ(decode(value + '\0').code(), Code::kDataLoss);
+  };
+  check(session_value, [](const auto& value) { return DecodeSession(SessionKey(1), value).status(); });
+  check(log_value, [](const auto& value) { return DecodeLogRecord(LogKey(1, 1, 0), value).status(); });
+  check(header_value, [&](const auto& value) { return DecodeSnapshotHeader(header_key, value).status(); });
+  check(state_value, [&](const auto& value) { return DecodeSnapshotState(header, state_key, value).status(); });
+  check(EncodeFolderFormat(1), [](const auto& value) { return CheckFolderFormat(value); });
+
+  // A whole record at another key.
+  EXPECT_EQ(DecodeSession(SessionKey(2), session_value).status().code(), Code::kDataLoss);
+  EXPECT_EQ(DecodeLogRecord(LogKey(1, 1, 1), log_value).status().code(), Code::kDataLoss);
+  EXPECT_EQ(DecodeLogRecord(LogKey(1, 2, 0), log_value).status().code(), Code::kDataLoss);
+  EXPECT_EQ(DecodeLogRecord(LogKey(2, 1, 0), log_value).status().code(), Code::kDataLoss);
+  EXPECT_EQ(DecodeSnapshotHeader(SnapshotKey(1, 1, SnapshotPart::kHeader, 65), header_value).status().code(),
+            Code::kDataLoss);
+  EXPECT_EQ(DecodeSnapshotState(header, header_key, state_value).status().code(), Code::kDataLoss);
+}
+
+TEST_F(StorageTest, ADamagedSessionIsDataLossAndNamed) {
+  ASSERT_TRUE(OpenOrDie()->PutSession(Metadata(7)).ok());
+  PutRaw("sessions", SessionKey(7), Flipped(GetRaw("sessions", SessionKey(7)), 20));
+  const absl::Status status = OpenOrDie()->LoadSessions().status();
+  EXPECT_EQ(status.code(), Code::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("metadata of session number 7: the checksum does not match"));
+}
+
+TEST_F(StorageTest, ADamagedLogRecordIsDataLossAndNamedAfterThoseBeforeIt) {
+  ASSERT_TRUE(OpenOrDie()->AppendLog({Record(7, 2, 0, "a"), Record(7, 2, 1, "b"), Record(7, 2, 2, "c")}).ok());
+  PutRaw("log", LogKey(7, 2, 1), Flipped(GetRaw("log", LogKey(7, 2, 1)), 30));
+  auto storage = OpenOrDie();
+  std::vector<LogRecord> records;
+  const absl::Status status = ReadAll(*storage, 7, 2, &records);
+  EXPECT_EQ(status.code(), Code::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("log record 1 of session number 7, epoch 2: the checksum"));
+  EXPECT_EQ(records.size(), 1);
+  EXPECT_TRUE(storage->LastLogRecord(7, 2).ok());
+}
+
+TEST_F(StorageTest, AMissingLogRecordIsDataLossAndNamed) {
+  ASSERT_TRUE(OpenOrDie()->AppendLog({Record(7, 2, 0, "a"), Record(7, 2, 1, "b"), Record(7, 2, 2, "c")}).ok());
+  DeleteRaw("log", LogKey(7, 2, 1));
+  auto storage = OpenOrDie();
+  std::vector<LogRecord> records;
+  absl::Status status = ReadAll(*storage, 7, 2, &records);
+  EXPECT_EQ(status.code(), Code::kDataLoss);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("log record 1 of session number 7, epoch 2 is missing; the next is 2"));
+  EXPECT_EQ(records.size(), 1);
+  status = ReadAll(*storage, 7, 2, &records, 1);  // also as the first one wanted
+  EXPECT_EQ(status.code(), Code::kDataLoss);
+}
+
+TEST_F(StorageTest, ALogRecordMovedToAnotherKeyIsDataLoss) {
+  ASSERT_TRUE(OpenOrDie()->AppendLog({Record(7, 2, 0, "a")}).ok());
+  PutRaw("log", LogKey(8, 2, 0), GetRaw("log", LogKey(7, 2, 0)));
+  std::vector<LogRecord> records;
+  EXPECT_EQ(ReadAll(*OpenOrDie(), 8, 2, &records).code(), Code::kDataLoss);
+}
+
+TEST_F(StorageTest, ADamagedSnapshotIsDataLossAndNamedAndTheOneBeforeItIsGood) {
+  const std::string state(100'000, 's');
+  {
+    auto storage = OpenOrDie();
+    ASSERT_TRUE(storage->PutSnapshot(Header(7, 2, 64), state).ok());
+    ASSERT_TRUE(storage->PutSnapshot(Header(7, 2, 128), state).ok());
+    ASSERT_TRUE(storage->PutSnapshot(Header(7, 2, 192), state).ok());
+    ASSERT_TRUE(storage->PutSnapshot(Header(7, 2, 256), state).ok());
+  }
+  const std::string state_key = SnapshotKey(7, 2, SnapshotPart::kState, 256);
+  PutRaw("snapshots", state_key, Flipped(GetRaw("snapshots", state_key), 50'000));
+  const std::string header_key = SnapshotKey(7, 2, SnapshotPart::kHeader, 192);
+  PutRaw("snapshots", header_key, Flipped(GetRaw("snapshots", header_key), 15));
+  DeleteRaw("snapshots", SnapshotKey(7, 2, SnapshotPart::kState, 128));
+  auto storage = OpenOrDie();
+  EXPECT_THAT(*storage->ListSnapshots(7, 2), ElementsAre(256, 192, 128, 64));
+  for (int64_t offset : {256, 192, 128}) {
+    const absl::Status status = storage->ReadSnapshot(7, 2, offset).status();
+    EXPECT_EQ(status.code(), Code::kDataLoss);
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr(absl::StrCat("snapshot at offset ", offset, " of session number 7, epoch 2: ")));
+  }
+  EXPECT_EQ(storage->ReadSnapshot(7, 2, 64)->state, state);
+}
+
+TEST_F(StorageTest, AFlippedByteInTheWriteAheadLogRefusesTheFolder) {
+  {
+    auto storage = OpenOrDie();
+    for (uint64_t index = 0; index < 10; ++index) {
+      ASSERT_TRUE(storage->AppendLog({Record(1, 1, index, std::string(1000, 'p'))}).ok());
+    }
+  }
+  std::string wal;
+  for (const auto& entry : std::filesystem::directory_iterator(path_)) {
+    if (entry.path().extension() == ".log" && entry.file_size() > 5000) wal = entry.path();
+  }
+  ASSERT_FALSE(wal.empty());
+  std::fstream file(wal, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(5000);
+  file.put('q');
+  file.close();
+  EXPECT_EQ(OpenStatus().code(), Code::kDataLoss);
+}
+
+// ---- Folders that are refused.
+
+TEST_F(StorageTest, AFolderLockedByAnotherProcessIsFailedPrecondition) {
+  OpenOrDie();
+  int locked[2], done[2];
+  ASSERT_EQ(pipe(locked), 0);
+  ASSERT_EQ(pipe(done), 0);
+  const pid_t child = fork();
+  if (child == 0) {  // holds the lock until the parent closes its end; no RocksDB in here
+    close(done[1]);
+    const int descriptor = open((path_ + "/LOCK").c_str(), O_RDWR);
+    struct flock lock = {};
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    char byte = fcntl(descriptor, F_SETLK, &lock) == 0 ? 1 : 0;
+    if (write(locked[1], &byte, 1) == 1) (void)!read(done[0], &byte, 1);
+    _exit(0);
+  }
+  char byte = 0;
+  ASSERT_EQ(read(locked[0], &byte, 1), 1);
+  ASSERT_EQ(byte, 1);
+  const absl::Status status = OpenStatus();
+  EXPECT_EQ(status.code(), Code::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("is locked by another process"));
+  close(done[1]);
+  waitpid(child, nullptr, 0);
+  EXPECT_TRUE(OpenStatus().ok());
+}
+
+TEST_F(StorageTest, AFolderOpenTwiceInOneProcessIsFailedPrecondition) {
+  auto storage = OpenOrDie();
+  EXPECT_EQ(OpenStatus().code(), Code::kFailedPrecondition);
+}
+
+TEST_F(StorageTest, AFolderThatCannotBeWrittenIsPermissionDenied) {
+  std::filesystem::create_directory(path_);
+  ASSERT_EQ(chmod(root_.c_str(), 0755), 0);
+  ASSERT_EQ(chmod(path_.c_str(), 0555), 0);
+  const bool is_root = geteuid() == 0;
+  ASSERT_EQ(seteuid(is_root ? 65534 : geteuid()), 0);  // root may write anywhere
+  const absl::Status status = OpenStatus();
+  ASSERT_EQ(seteuid(is_root ? 0 : geteuid()), 0);
+  EXPECT_EQ(status.code(), Code::kPermissionDenied) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr(path_));
+}
+
+TEST_F(StorageTest, AFileInThePlaceOfTheFolderIsFailedPrecondition) {
+  std::ofstream(path_) << "a file";
+  EXPECT_EQ(OpenStatus().code(), Code::kFailedPrecondition);
+}
+
+TEST_F(StorageTest, AFolderOfOtherFilesIsFailedPreconditionAndLeftAlone) {
+  std::filesystem::create_directory(path_);
+  std::ofstream(path_ + "/letter.txt") << "Dear Mnemosyne";
+  const absl::Status status = OpenStatus();
+  EXPECT_EQ(status.code(), Code::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("letter.txt"));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(path_), {}), 1);
+}
+
+TEST_F(StorageTest, AnotherProgramsDatabaseIsFailedPrecondition) {
+  rocksdb::Options options;
+  options.create_if_missing = true;
+  rocksdb::DB* db = nullptr;
+  ASSERT_TRUE(rocksdb::DB::Open(options, path_, &db).ok());
+  ASSERT_TRUE(db->Put(rocksdb::WriteOptions(), "key", "value").ok());
+  delete db;
+  EXPECT_EQ(OpenStatus().code(), Code::kFailedPrecondition);
+}
+
+TEST_F(StorageTest, ANewFolderWhoseCreationWasCutShortIsTakenAsNew) {
+  rocksdb::Options options;
+  options.create_if_missing = true;
+  rocksdb::DB* db = nullptr;
+  ASSERT_TRUE(rocksdb::DB::Open(options, path_, &db).ok());
+  delete db;
+  EXPECT_TRUE(OpenStatus().ok());
+}
+
+TEST_F(StorageTest, AFolderOfANewerFormatIsFailedPrecondition) {
+  OpenOrDie();
+  PutRaw("default", std::string(kFormatKey), EncodeFolderFormat(7));
+  const absl::Status status = OpenStatus();
+  EXPECT_EQ(status.code(), Code::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("format 7; this program reads up to 1"));
+}
+
+TEST_F(StorageTest, ADamagedMarkerAndAMissingFileAreDataLoss) {
+  ASSERT_TRUE(OpenOrDie()->PutSession(Metadata(1)).ok());
+  const std::string marker = GetRaw("default", std::string(kFormatKey));
+  PutRaw("default", std::string(kFormatKey), Flipped(marker, 12));
+  EXPECT_EQ(OpenStatus().code(), Code::kDataLoss);
+  PutRaw("default", std::string(kFormatKey), marker);
+  ASSERT_TRUE(OpenStatus().ok());
+  std::filesystem::remove(path_ + "/CURRENT");
+  EXPECT_EQ(OpenStatus().code(), Code::kDataLoss);
+}
+
+// ---- A disk that fails.
+
+TEST_F(StorageTest, AfterAFailedWriteEveryWriteIsRefusedAndReadsGoOnUntilReopened) {
+  auto storage = OpenOrDie();
+  ASSERT_TRUE(storage->AppendLog({Record(1, 1, 0, "kept")}).ok());
+  signal(SIGXFSZ, SIG_IGN);
+  struct rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  struct rlimit small = before;
+  small.rlim_cur = 64 << 10;
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  const absl::Status failed = storage->AppendLog({Record(1, 1, 1, std::string(1 << 20, 'x'))});
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_EQ(failed.code(), Code::kUnavailable);
+  EXPECT_THAT(std::string(failed.message()), HasSubstr("File too large"));
+
+  EXPECT_EQ(storage->AppendLog({Record(1, 1, 1, "refused")}), failed);
+  EXPECT_EQ(storage->PutSession(Metadata(1)), failed);
+  EXPECT_EQ(storage->PutSessionAndDropOtherEpochs(Metadata(1)), failed);
+  EXPECT_EQ(storage->PutSnapshot(Header(1, 1, 64), "state"), failed);
+  EXPECT_EQ(storage->DeleteSnapshot(1, 1, 64), failed);
+  EXPECT_EQ(storage->DeleteSession(1), failed);
+  EXPECT_THAT(Payloads(*storage, 1, 1), ElementsAre("kept"));
+
+  storage.reset();
+  storage = OpenOrDie();
+  EXPECT_THAT(Payloads(*storage, 1, 1), ElementsAre("kept"));
+  EXPECT_TRUE(storage->AppendLog({Record(1, 1, 1, "again")}).ok());
+}
+
+}  // namespace
+}  // namespace mnemosyne
