@@ -3,7 +3,7 @@
 # Every target lists its sources and what it needs; warnings are errors on our code and only there.
 function(mnemosyne_options target)
   target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR})
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Werror -Wno-sign-compare)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Werror -Wno-sign-compare -Wno-missing-field-initializers)
   if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
     target_compile_options(${target} PRIVATE -Werror=thread-safety)
   endif()

@@ -29,6 +29,16 @@ Tensor Rotate(const Tensor& x, const Tensor& positions, double base) {
 
 Tensor Append(const Tensor& before, const Tensor& more) { return before.defined() ? at::cat({before, more}, 2) : more; }
 
+// Stretches of keys that follow each other by `unit`: [N, A, before + T, a] -> [N, A, units, before + unit, a], where
+// `before` is a multiple of `unit`. Concatenated from shifted views, whose derivative is cheap where unfold's is not.
+Tensor Stretches(const Tensor& keys, int64_t units, int64_t unit, int64_t before) {
+  std::vector<Tensor> shifted;
+  for (int64_t shift = 0; shift <= before; shift += unit) {
+    shifted.push_back(keys.narrow(2, shift, units * unit).reshape({keys.size(0), keys.size(1), units, unit, keys.size(3)}));
+  }
+  return shifted.size() == 1 ? shifted[0] : at::cat(shifted, 3);
+}
+
 }  // namespace
 
 Attention::Attention(const ModelConfig& config, AttentionParameters parameters)
@@ -69,17 +79,23 @@ Tensor Attention::Attend(const Tensor& query, const Tensor& keys_t, const Tensor
 // query [N, A, T, a], keys and values [N, A, w - 1 + T, a], T a multiple of `unit` -> [N, A, T, a]
 Tensor Attention::WindowUnits(const Tensor& query, const Tensor& keys, const Tensor& values, const Tensor& positions,
                               int64_t unit) const {
-  const int64_t sessions = query.size(0), tokens = query.size(2), units = tokens / unit, window = config_.window;
-  const int64_t reach = unit + window - 1;  // keys that a unit's tokens see
+  const int64_t sessions = query.size(0), tokens = query.size(2), units = tokens / unit, tail = config_.window - 1;
+  // Keys before each unit's own: with several units, rounded up so that stretches are made of whole units.
+  const int64_t before = units == 1 ? tail : (tail + unit - 1) / unit * unit;
+  const int64_t reach = before + unit;
   const Tensor row = at::arange(unit, positions.options()).unsqueeze(1), column = at::arange(reach, positions.options());
-  const Tensor outside = (column < row).logical_or(column > row + (window - 1));  // [unit, reach]
-  const Tensor first = positions.unsqueeze(1) + (at::arange(units, positions.options()) * unit - (window - 1));
+  const Tensor distance = row + before - column;  // tokens back, [unit, reach]
+  const Tensor outside = (distance < 0).logical_or(distance > tail);
+  const Tensor first = positions.unsqueeze(1) + (at::arange(units, positions.options()) * unit - before);
   const Tensor before_start = (first.unsqueeze(-1) + column) < 0;  // [N, units, reach]
   const Tensor hidden = outside.logical_or(before_start.view({sessions, 1, units, 1, reach}));
+  const auto stretches = [&](const Tensor& t) {
+    if (units == 1) return t.unsqueeze(2);
+    return Stretches(at::constant_pad_nd(t, {0, 0, before - tail, 0}), units, unit, before);
+  };
   const Tensor unit_queries = query.reshape({sessions, config_.heads, units, unit, config_.head_dim()});
-  const Tensor keys_t = keys.unfold(2, reach, unit);                      // [N, A, units, a, reach]
-  const Tensor unit_values = values.unfold(2, reach, unit).transpose(3, 4);
-  return Attend(unit_queries, keys_t, unit_values, hidden).reshape({sessions, config_.heads, tokens, config_.head_dim()});
+  return Attend(unit_queries, stretches(keys).transpose(3, 4), stretches(values), hidden)
+      .reshape({sessions, config_.heads, tokens, config_.head_dim()});
 }
 
 Tensor Attention::Window(const Tensor& x, const Tensor& positions, WindowState* state) const {

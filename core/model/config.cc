@@ -33,9 +33,8 @@ constexpr Named<BlockKind> kBlockKinds[] = {{"swa", BlockKind::kSwa},
                                             {"mal", BlockKind::kMal},
                                             {"mac", BlockKind::kMac}};
 constexpr Named<GateKind> kGateKinds[] = {{"multiply", GateKind::kMultiply}, {"mix", GateKind::kMix}};
-constexpr Named<TokenizerKind> kTokenizerKinds[] = {{"bytes", TokenizerKind::kBytes},
-                                                    {"sentencepiece", TokenizerKind::kSentencePiece},
-                                                    {"none", TokenizerKind::kNone}};
+constexpr Named<TokenizerKind> kTokenizerKinds[] = {
+    {"bytes", TokenizerKind::kBytes}, {"sentencepiece", TokenizerKind::kSentencePiece}, {"none", TokenizerKind::kNone}};
 
 template <typename Kind, size_t n>
 absl::string_view NameOf(const Named<Kind> (&table)[n], Kind kind) {
@@ -154,8 +153,8 @@ class ObjectReader {
         return;
       }
     }
-    const std::string names =
-        absl::StrJoin(table, ", ", [](std::string* text, const Named<Kind>& entry) { absl::StrAppend(text, entry.name); });
+    const std::string names = absl::StrJoin(
+        table, ", ", [](std::string* text, const Named<Kind>& entry) { absl::StrAppend(text, entry.name); });
     Fail(key, absl::StrCat("is '", ForMessage(name), "'; it must be one of ", names));
   }
 
@@ -205,8 +204,9 @@ absl::Status CheckTogether(const ModelConfig& config) {
     return Error("dim", absl::StrCat("is ", config.dim, "; it must be a multiple of 2 x heads = ", 2 * config.heads));
   }
   if (config.HasMac() && config.segment % config.memory.chunk != 0) {
-    return Error("segment", absl::StrCat("is ", config.segment, "; with a mac block it must be a multiple of memory.chunk = ",
-                                         config.memory.chunk));
+    return Error("segment",
+                 absl::StrCat("is ", config.segment,
+                              "; with a mac block it must be a multiple of memory.chunk = ", config.memory.chunk));
   }
   if (config.block_tokens() > kMaxBlockTokens) {
     return Error(config.HasMac() ? "segment" : "memory.chunk",
@@ -214,7 +214,8 @@ absl::Status CheckTogether(const ModelConfig& config) {
   }
   if (config.tokenizer.kind == TokenizerKind::kBytes) {
     if (config.vocab_size < 256) {
-      return Error("vocab_size", absl::StrCat("is ", config.vocab_size, "; the minimum is 256 with the bytes tokenizer"));
+      return Error("vocab_size",
+                   absl::StrCat("is ", config.vocab_size, "; the minimum is 256 with the bytes tokenizer"));
     }
     if (config.vocab_size > 1024) {
       return Error("vocab_size",
@@ -287,10 +288,17 @@ std::string FormatModelConfig(const ModelConfig& config) {
   root["norm_eps"] = config.norm_eps;
   root["tie_embeddings"] = config.tie_embeddings;
   const MemoryConfig& memory = config.memory;
-  root["memory"] = {{"heads", memory.heads},       {"head_dim", memory.head_dim},   {"depth", memory.depth},
-                    {"hidden", memory.hidden},     {"chunk", memory.chunk},         {"conv", memory.conv},
-                    {"theta_max", memory.theta_max}, {"momentum", memory.momentum}, {"decay", memory.decay},
-                    {"residual", memory.residual}, {"max_grad_norm", memory.max_grad_norm}};
+  root["memory"] = {{"heads", memory.heads},
+                    {"head_dim", memory.head_dim},
+                    {"depth", memory.depth},
+                    {"hidden", memory.hidden},
+                    {"chunk", memory.chunk},
+                    {"conv", memory.conv},
+                    {"theta_max", memory.theta_max},
+                    {"momentum", memory.momentum},
+                    {"decay", memory.decay},
+                    {"residual", memory.residual},
+                    {"max_grad_norm", memory.max_grad_norm}};
   root["tokenizer"] = {{"kind", text(NameOf(kTokenizerKinds, config.tokenizer.kind))}};
   if (config.tokenizer.kind == TokenizerKind::kSentencePiece) root["tokenizer"]["file"] = config.tokenizer.file;
   return root.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";

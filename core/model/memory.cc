@@ -136,8 +136,8 @@ Tensor NeuralMemory::ReadPiece(const Tensor& query, const Tables& tables, const 
   for (int64_t l = 0; l < config_.depth; ++l) {
     Tensor y = h.bmm(state.weights[l].transpose(1, 2));
     if (tables.keep.defined()) y = y * tables.keep;
-    if (tables.carry.defined()) y = y + h.bmm(state.velocity[l].transpose(1, 2)) * tables.carry;
-    y = y - (h.bmm(open.inputs[l].transpose(1, 2)) * mix).bmm(open.deltas[l]);
+    if (tables.carry.defined()) y = at::addcmul(y, h.bmm(state.velocity[l].transpose(1, 2)), tables.carry);
+    y = at::baddbmm(y, h.bmm(open.inputs[l].transpose(1, 2)) * mix, open.deltas[l], 1, -1);
     h = l + 1 < config_.depth ? at::silu(y) : y;
   }
   return config_.residual ? h + query : h;
@@ -151,12 +151,12 @@ void NeuralMemory::CloseChunk(const Tables& tables, MemoryState* state) const {
     Tensor& weights = state->weights[l];
     Tensor& velocity = state->velocity[l];
     Tensor kept = last.keep.defined() ? weights * last.keep : weights;
-    if (last.carry.defined()) kept = kept + velocity * last.carry;
-    weights = kept - (open.deltas[l] * weight_steps).transpose(1, 2).bmm(open.inputs[l]);
+    if (last.carry.defined()) kept = at::addcmul(kept, velocity, last.carry);
+    weights = at::baddbmm(kept, (open.deltas[l] * weight_steps).transpose(1, 2), open.inputs[l], 1, -1);
     if (last.momentum.defined()) {
       const Tensor velocity_steps = (last.momentum * open.theta.unsqueeze(1)).transpose(1, 2);
-      velocity = velocity * last.velocity -
-                 (open.deltas[l] * velocity_steps).transpose(1, 2).bmm(open.inputs[l]);
+      velocity = at::baddbmm(velocity * last.velocity, (open.deltas[l] * velocity_steps).transpose(1, 2),
+                             open.inputs[l], 1, -1);
     } else {
       const auto newest = [](const Tensor& t) { return t.narrow(1, t.size(1) - 1, 1); };
       velocity = -(newest(open.deltas[l]) * newest(open.theta).unsqueeze(2)).transpose(1, 2).bmm(newest(open.inputs[l]));

@@ -205,6 +205,7 @@ absl::StatusOr<std::vector<TensorView>> ParseSafetensors(absl::string_view file)
   RETURN_IF_ERROR(CheckPlaces(entries, data));
 
   std::vector<TensorView> tensors;
+  tensors.reserve(entries.size());
   for (Entry& entry : entries) {
     tensors.push_back({std::move(entry.name), entry.dtype, std::move(entry.shape),
                        data.substr(entry.begin, entry.end - entry.begin)});

@@ -1,16 +1,16 @@
 // The module that sentence_pieces.cc loads when a model needs it.
-#include "core/model/sentence_pieces.h"
-
 #include <sentencepiece_processor.h>
 
 #include <cstdlib>
 #include <utility>
 
+#include "core/model/sentence_pieces.h"
+
 namespace mnemosyne {
 namespace {
 
-constexpr char kSpaceSymbol[] = "\xe2\x96\x81";      // U+2581, how a piece writes a space
-constexpr char kReplacement[] = "\xef\xbf\xbd";      // U+FFFD
+constexpr char kSpaceSymbol[] = "\xe2\x96\x81";  // U+2581, how a piece writes a space
+constexpr char kReplacement[] = "\xef\xbf\xbd";  // U+FFFD
 
 // ModelProto { normalizer_spec (3) { add_dummy_prefix (3): false, remove_extra_whitespaces (4): false } }. Fields at a
 // message's end override those before them, so these bytes behind a model make its normalizer keep every space and add
@@ -20,7 +20,8 @@ constexpr char kKeepSpaces[] = {0x1a, 0x04, 0x18, 0x00, 0x20, 0x00};
 class LoadedPieces : public SentencePieces {
  public:
   std::string Start(const std::string& model) {
-    // The bytes must be a model before ours are put behind them: what they lack at their end must not be taken from ours.
+    // The bytes must be a model before ours are put behind them: what they lack at their end must not be taken from
+    // ours.
     sentencepiece::util::Status status = processor_.LoadFromSerializedProto(model);
     if (status.ok()) {
       std::string lossless = model;

@@ -16,31 +16,32 @@ constexpr absl::string_view kMagic = "MNSTATE1";
 constexpr uint32_t kVersion = 1;
 constexpr size_t kChecksumBytes = 8;
 
-// Calls visit(name, tensor&) for every tensor of a state, in the order of the file.
-template <typename State, typename Visit>
-void VisitTensors(State& state, const Visit& visit) {
-  for (size_t i = 0; i < state.blocks.size(); ++i) {
-    auto& block = state.blocks[i];
-    const std::string prefix = absl::StrCat("blocks.", i, ".");
-    for (size_t l = 0; l < block.memory.weights.size(); ++l) {
-      visit(absl::StrCat(prefix, "memory.M.", l), block.memory.weights[l]);
-      visit(absl::StrCat(prefix, "memory.S.", l), block.memory.velocity[l]);
-    }
-    if (block.memory.conv_tail.defined()) visit(prefix + "memory.conv_tail", block.memory.conv_tail);
-    if (block.window.keys.defined()) {
-      visit(prefix + "window.keys", block.window.keys);
-      visit(prefix + "window.values", block.window.values);
-    }
-  }
-}
-
 }  // namespace
 
 int64_t StateOffset(const SessionState& state) { return state.offset(); }
 
+std::vector<StateSlot> StateSlots(BatchState* state) {
+  std::vector<StateSlot> slots;
+  for (size_t i = 0; i < state->blocks.size(); ++i) {
+    BlockState& block = state->blocks[i];
+    const std::string prefix = absl::StrCat("blocks.", i, ".");
+    for (size_t l = 0; l < block.memory.weights.size(); ++l) {
+      slots.push_back({absl::StrCat(prefix, "memory.M.", l), &block.memory.weights[l]});
+      slots.push_back({absl::StrCat(prefix, "memory.S.", l), &block.memory.velocity[l]});
+    }
+    if (block.memory.conv_tail.defined()) slots.push_back({prefix + "memory.conv_tail", &block.memory.conv_tail});
+    if (block.window.keys.defined()) {
+      slots.push_back({prefix + "window.keys", &block.window.keys});
+      slots.push_back({prefix + "window.values", &block.window.values});
+    }
+  }
+  return slots;
+}
+
 std::vector<StateTensor> StateTensors(const BatchState& state) {
+  BatchState shared = state;
   std::vector<StateTensor> tensors;
-  VisitTensors(state, [&](std::string name, const at::Tensor& tensor) { tensors.push_back({std::move(name), tensor}); });
+  for (const StateSlot& slot : StateSlots(&shared)) tensors.push_back({slot.name, *slot.tensor});
   return tensors;
 }
 
@@ -92,33 +93,28 @@ absl::StatusOr<StatePtr> DecodeSessionState(absl::string_view bytes, absl::strin
   ASSIGN_OR_RETURN(const uint32_t count, in.U32());
   BatchState state = initial;
   state.offsets = {offset};
-  absl::Status status;
-  uint32_t seen = 0;
-  VisitTensors(state, [&](const std::string& name, at::Tensor& tensor) {
-    if (!status.ok()) return;
-    status = [&]() -> absl::Status {
-      ++seen;
-      ASSIGN_OR_RETURN(const absl::string_view stored_name, in.Sized());
-      if (stored_name != name) {
-        return absl::DataLossError(absl::StrCat("state has tensor '", stored_name, "' where '", name, "' belongs"));
-      }
-      ASSIGN_OR_RETURN(const uint32_t dimensions, in.U32());
-      if (dimensions != tensor.dim()) {
-        return absl::DataLossError(absl::StrCat("state's tensor '", name, "' has ", dimensions, " dimensions"));
-      }
-      for (const int64_t expected : tensor.sizes()) {
-        ASSIGN_OR_RETURN(const int64_t size, in.I64());
-        if (size != expected) return absl::DataLossError(absl::StrCat("state's tensor '", name, "' is misshapen"));
-      }
-      ASSIGN_OR_RETURN(const absl::string_view values, in.Raw(tensor.numel() * sizeof(float)));
-      at::Tensor host = at::empty(tensor.sizes(), at::TensorOptions().dtype(at::kFloat));
-      std::memcpy(host.data_ptr(), values.data(), values.size());
-      tensor = host.to(tensor.options());
-      return absl::OkStatus();
-    }();
-  });
-  RETURN_IF_ERROR(status);
-  if (seen != count) return absl::DataLossError(absl::StrCat("state has ", count, " tensors; ", seen, " belong to it"));
+  const std::vector<StateSlot> slots = StateSlots(&state);
+  if (count != slots.size()) {
+    return absl::DataLossError(absl::StrCat("state has ", count, " tensors; ", slots.size(), " belong to it"));
+  }
+  for (const auto& [name, tensor] : slots) {
+    ASSIGN_OR_RETURN(const absl::string_view stored_name, in.Sized());
+    if (stored_name != name) {
+      return absl::DataLossError(absl::StrCat("state has tensor '", stored_name, "' where '", name, "' belongs"));
+    }
+    ASSIGN_OR_RETURN(const uint32_t dimensions, in.U32());
+    if (dimensions != tensor->dim()) {
+      return absl::DataLossError(absl::StrCat("state's tensor '", name, "' has ", dimensions, " dimensions"));
+    }
+    for (const int64_t expected : tensor->sizes()) {
+      ASSIGN_OR_RETURN(const int64_t size, in.I64());
+      if (size != expected) return absl::DataLossError(absl::StrCat("state's tensor '", name, "' is misshapen"));
+    }
+    ASSIGN_OR_RETURN(const absl::string_view values, in.Raw(tensor->numel() * sizeof(float)));
+    at::Tensor host = at::empty(tensor->sizes(), at::TensorOptions().dtype(at::kFloat));
+    if (!values.empty()) std::memcpy(host.data_ptr(), values.data(), values.size());
+    *tensor = host.to(tensor->options());
+  }
   RETURN_IF_ERROR(in.ExpectEnd());
   return std::make_shared<const SessionState>(std::move(state));
 }

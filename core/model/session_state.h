@@ -21,14 +21,19 @@ class SessionState {
   const BatchState state_;
 };
 
-// One tensor of a state, by the name it has in files: "blocks.1.memory.M.0".
+// A tensor of a state, by the name it has in files: "blocks.1.memory.M.0".
 struct StateTensor {
   std::string name;
   at::Tensor tensor;
 };
+struct StateSlot {
+  std::string name;
+  at::Tensor* tensor;  // to be replaced, never changed in place: other states may share it
+};
 
-// Every tensor of a state at a block boundary, in the order of the file.
+// Every tensor of a state that has no open chunk or segment, in the order of the file.
 std::vector<StateTensor> StateTensors(const BatchState& state);
+std::vector<StateSlot> StateSlots(BatchState* state);
 
 std::string EncodeSessionState(const SessionState& state, absl::string_view fingerprint);
 

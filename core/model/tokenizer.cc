@@ -105,8 +105,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> CreateSentencePiece(const ModelConfig
     return absl::InvalidArgumentError(absl::StrCat("'", path, "' is not a sentencepiece model: ", error));
   }
   if (pieces->size() != config.vocab_size) {
-    return absl::InvalidArgumentError(absl::StrCat("'", path, "' has ", pieces->size(),
-                                                   " pieces; config key 'vocab_size' is ", config.vocab_size));
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", path, "' has ", pieces->size(), " pieces; config key 'vocab_size' is ", config.vocab_size));
   }
   return std::make_unique<SentencePieceTokenizer>(std::move(pieces));
 }

@@ -86,7 +86,8 @@ absl::Status FromRocksDb(const rocksdb::Status& status, absl::string_view doing)
   if (absl::StrContains(text, std::strerror(EACCES)) || absl::StrContains(text, std::strerror(EROFS))) {
     return absl::PermissionDeniedError(message);
   }
-  const bool damaged = status.IsCorruption() || status.IsPathNotFound() || absl::StrContains(text, std::strerror(ENOENT));
+  const bool damaged =
+      status.IsCorruption() || status.IsPathNotFound() || absl::StrContains(text, std::strerror(ENOENT));
   return damaged ? absl::DataLossError(message) : absl::UnavailableError(message);
 }
 

@@ -63,8 +63,8 @@ absl::StatusOr<OpenedRecord> OpenRecord(RecordKind kind, absl::string_view key, 
   ByteReader body(sealed);
   ASSIGN_OR_RETURN(uint8_t version, body.U8());
   if (version > kRecordVersion) {
-    return absl::FailedPreconditionError(absl::StrCat("record version ", int{version}, "; this program reads up to ",
-                                                      int{kRecordVersion}));
+    return absl::FailedPreconditionError(
+        absl::StrCat("record version ", int{version}, "; this program reads up to ", int{kRecordVersion}));
   }
   ASSIGN_OR_RETURN(uint8_t found_kind, body.U8());
   if (version == 0 || found_kind != static_cast<uint8_t>(kind)) {
@@ -265,8 +265,8 @@ absl::StatusOr<absl::string_view> DecodeSnapshotState(const SnapshotHeader& head
                                                       absl::string_view value) {
   ASSIGN_OR_RETURN(ByteReader in, OpenEpochRecord(RecordKind::kSnapshotState, kSnapshotKeyBytes, key, value));
   if (in.rest().size() != header.state_bytes) {
-    return absl::DataLossError(absl::StrCat("a state of ", in.rest().size(), " bytes; its header says ",
-                                            header.state_bytes));
+    return absl::DataLossError(
+        absl::StrCat("a state of ", in.rest().size(), " bytes; its header says ", header.state_bytes));
   }
   return in.rest();
 }

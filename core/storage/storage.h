@@ -82,11 +82,11 @@ class Storage {
   ~Storage();
 
   // Sessions.
-  uint64_t NextSessionNumber();  // a number no session has; never given twice
+  uint64_t NextSessionNumber();  // one that no session has; a deleted one's may come back after a reopening
   absl::Status PutSession(const SessionMetadata& metadata);
   // Also drops the log and the snapshots of every other epoch: the end of a reset, or of one that a crash cut short.
   absl::Status PutSessionAndDropOtherEpochs(const SessionMetadata& metadata);
-  absl::Status DeleteSession(uint64_t number);                   // with its log and its snapshots
+  absl::Status DeleteSession(uint64_t number);                  // with its log and its snapshots
   absl::StatusOr<std::vector<SessionMetadata>> LoadSessions();  // all, by number
 
   // Log.

@@ -107,7 +107,8 @@ struct SessionReading {
   std::vector<float> last_logits;
 };
 
-SessionReading ReadAsSession(const Model& model, const std::vector<int32_t>& tokens, const std::vector<int64_t>& sizes) {
+SessionReading ReadAsSession(const Model& model, const std::vector<int32_t>& tokens,
+                             const std::vector<int64_t>& sizes) {
   StatePtr state = model.InitialState();
   const int64_t block = model.config().block_tokens();
   SessionReading reading;

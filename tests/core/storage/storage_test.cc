@@ -425,6 +425,16 @@ TEST_F(StorageTest, ADamagedSnapshotIsDataLossAndNamedAndTheOneBeforeItIsGood) {
   EXPECT_EQ(storage->ReadSnapshot(7, 2, 64)->state, state);
 }
 
+// The write-ahead log's file, which holds all of a folder that was never flushed.
+std::string WriteAheadLog(const std::string& path) {
+  std::string name;
+  for (const auto& entry : std::filesystem::directory_iterator(path)) {
+    if (entry.path().extension() == ".log" && entry.file_size() > 5000) name = entry.path();
+  }
+  EXPECT_FALSE(name.empty());
+  return name;
+}
+
 TEST_F(StorageTest, AFlippedByteInTheWriteAheadLogRefusesTheFolder) {
   {
     auto storage = OpenOrDie();
@@ -432,16 +442,71 @@ TEST_F(StorageTest, AFlippedByteInTheWriteAheadLogRefusesTheFolder) {
       ASSERT_TRUE(storage->AppendLog({Record(1, 1, index, std::string(1000, 'p'))}).ok());
     }
   }
-  std::string wal;
-  for (const auto& entry : std::filesystem::directory_iterator(path_)) {
-    if (entry.path().extension() == ".log" && entry.file_size() > 5000) wal = entry.path();
+  const std::string wal = WriteAheadLog(path_);
+  const int64_t last_record = static_cast<int64_t>(std::filesystem::file_size(wal)) - 500;
+  for (int64_t at : {int64_t{5000}, last_record}) {
+    const auto put = [&](char byte) {
+      std::fstream file(wal, std::ios::in | std::ios::out | std::ios::binary);
+      file.seekp(at);
+      file.put(byte);
+    };
+    put('q');
+    EXPECT_EQ(OpenStatus().code(), Code::kDataLoss) << "byte " << at;
+    put('p');
   }
-  ASSERT_FALSE(wal.empty());
-  std::fstream file(wal, std::ios::in | std::ios::out | std::ios::binary);
-  file.seekp(5000);
-  file.put('q');
-  file.close();
-  EXPECT_EQ(OpenStatus().code(), Code::kDataLoss);
+  EXPECT_EQ(Payloads(*OpenOrDie(), 1, 1).size(), 10);
+}
+
+TEST_F(StorageTest, AWriteCutShortAtTheEndOfTheWriteAheadLogIsDroppedWhole) {
+  {
+    auto storage = OpenOrDie();
+    for (uint64_t index = 0; index < 10; ++index) {
+      ASSERT_TRUE(storage->AppendLog({Record(1, 1, index, std::string(1000, 'p'))}).ok());
+    }
+  }
+  const std::string wal = WriteAheadLog(path_);
+  std::filesystem::resize_file(wal, std::filesystem::file_size(wal) - 300);
+  EXPECT_EQ(Payloads(*OpenOrDie(), 1, 1).size(), 9);
+}
+
+TEST_F(StorageTest, AKilledWriterLosesNothingThatWasAcknowledged) {
+  constexpr char kWriterPath[] = "MNEMOSYNE_TEST_WRITER_PATH";
+  if (const char* path =
+          std::getenv(kWriterPath)) {  // in the writer's process: a byte out for each acknowledged record
+    auto storage = Storage::Open({.path = path});
+    for (uint64_t index = 0; storage.ok(); ++index) {
+      if (!(*storage)->AppendLog({Record(1, 1, index, std::string(3000, 'k'))}).ok()) break;
+      if (write(STDERR_FILENO, "k", 1) != 1) break;
+    }
+    _exit(1);
+  }
+  for (const int64_t acknowledged_before_kill : {1, 17, 100}) {
+    int acknowledged[2];
+    ASSERT_EQ(pipe(acknowledged), 0);
+    const std::string path = absl::StrCat(root_, "/killed-", acknowledged_before_kill);
+    const pid_t child = fork();
+    if (child == 0) {
+      setenv(kWriterPath, path.c_str(), 1);
+      dup2(acknowledged[1], STDERR_FILENO);
+      dup2(open("/dev/null", O_WRONLY), STDOUT_FILENO);
+      execl("/proc/self/exe", "storage_test", "--gtest_filter=StorageTest.AKilledWriterLosesNothingThatWasAcknowledged",
+            nullptr);
+      _exit(1);
+    }
+    close(acknowledged[1]);
+    int64_t count = 0;
+    char byte;
+    while (count < acknowledged_before_kill && read(acknowledged[0], &byte, 1) == 1) ++count;
+    ASSERT_EQ(count, acknowledged_before_kill);
+    kill(child, SIGKILL);
+    while (read(acknowledged[0], &byte, 1) == 1) ++count;  // written before the kill came through
+    close(acknowledged[0]);
+    waitpid(child, nullptr, 0);
+    path_ = path;
+    const auto kept = static_cast<int64_t>(Payloads(*OpenOrDie(), 1, 1).size());
+    EXPECT_GE(kept, count);
+    EXPECT_LE(kept, count + 1);  // at most the one that was being written
+  }
 }
 
 // ---- Folders that are refused.

@@ -1,0 +1,45 @@
+# The way in: `make test` from a bare Debian 12 machine installs what is missing, builds and tests. CMake does the work.
+#
+#   make deps     Debian packages (deploy/packages.txt)
+#   make build    everything into build/release (PRESET=dev, asan or tsan for another)
+#   make test     build, then every test; ctest's summary comes last
+#   make demo     build, then a server, a book and questions about it
+#   make format   clang-format over our sources
+#   make lint     clang-tidy over our sources, buf over the proto
+#   make clean    remove build/
+
+PRESET ?= release
+JOBS ?= $(shell nproc)
+SOURCES = git ls-files --cached --others --exclude-standard
+# A second clone on one machine compiles from the cache, when there is one.
+export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
+
+.PHONY: deps build test demo format lint clean
+.DEFAULT_GOAL := build
+
+deps:
+	@deploy/install_packages.sh
+
+build: deps
+	@cmake --preset $(PRESET)
+	@cmake --build --preset $(PRESET) -j $(JOBS)
+
+test: build
+	@ctest --preset $(PRESET) -j $(JOBS)
+
+demo: build
+	@deploy/demo.sh
+
+format:
+	@deploy/install_packages.sh clang-format
+	@$(SOURCES) '*.cc' '*.h' | xargs -r clang-format -i
+
+lint: build
+	@deploy/install_packages.sh clang-tidy
+	@$(SOURCES) 'core/*.cc' 'server/*.cc' 'client/*.cc' 'train/*.cc' 'bench/*.cc' | \
+	  xargs -r -n 1 -P $(JOBS) clang-tidy --quiet -p build/$(PRESET)
+	@if command -v npm >/dev/null; then npm exec --yes --package=@bufbuild/buf -- buf lint; \
+	  else echo 'no npm: buf lint was not run'; fi
+
+clean:
+	@rm -rf build

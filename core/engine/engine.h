@@ -1,0 +1,230 @@
+// The one door to sessions: what the server calls, free of gRPC and of LibTorch.
+//
+//   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Start({.data_path = "data", .models = {{"recall", folder}}}));
+//   ASSIGN_OR_RETURN(std::unique_ptr<Writer> writer, engine->OpenWriter("book", {.create_if_missing = true}, observer));
+//   RETURN_IF_ERROR(writer->Append(writer->opened().next_sequence, {.kind = ContentKind::kText, .bytes = "In the beginning"}));
+//   ...
+//   ASSIGN_OR_RETURN(std::unique_ptr<QueryHandle> query, engine->StartQuery({.session_id = "book", ...}, query_observer));
+//
+// Thread-safe. No call waits for a disk's fsync or for a model's step, except where it says so: results come to observers,
+// from the engine's own threads, one call at a time for each observer. An observer must not block and may not call the
+// engine's waiting calls; it is called no more once the handle it was given with is destroyed.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "core/model/config.h"
+
+namespace mnemosyne {
+
+// Offsets are counts of tokens since the session's beginning: accepted >= durable >= memorized.
+struct Watermarks {
+  int64_t accepted = 0;        // taken into the session's order
+  int64_t durable = 0;         // fsynced in the log
+  int64_t memorized = 0;       // in the state: a multiple of the model's block
+  int64_t accepted_bytes = 0;  // content bytes (a token id counts 4) of all appends accepted
+};
+
+struct SessionInfo {
+  std::string id;
+  std::string model;
+  std::string fingerprint;  // the model's, 32 hex digits
+  uint64_t epoch = 1;       // counted up by a reset
+  uint64_t next_sequence = 1;
+  Watermarks watermarks;
+  int64_t pending_tokens = 0;  // accepted, not yet memorized
+  int64_t state_bytes = 0;
+  int64_t log_bytes = 0;  // approximate
+  bool resident = false;  // the state is in memory
+  std::map<std::string, std::string> labels;
+  absl::Time create_time, update_time;
+  std::string failure;  // not empty: a step was refused as not finite; says where it stopped
+};
+
+struct ModelInfo {
+  std::string name;
+  std::string fingerprint;
+  int64_t parameter_count = 0;
+  int64_t state_bytes = 0;  // of one session
+  ModelConfig config;       // vocabulary, block_tokens(), tokenizer
+};
+
+enum class ContentKind { kText, kTokenIds };
+struct Content {
+  ContentKind kind = ContentKind::kText;
+  std::string bytes;           // kText: any cut, also inside a UTF-8 character
+  std::vector<int32_t> tokens;  // kTokenIds: each in the vocabulary
+};
+
+struct Progress {
+  uint64_t sequence = 0;          // last accepted; 0 before the first
+  uint64_t durable_sequence = 0;  // last durable
+  Watermarks watermarks;
+  std::optional<float> mean_surprise;  // over the blocks memorized since the last report
+  bool flushed = false;                // answers a Flush: all accepted before it is durable, its whole blocks memorized
+};
+
+class WriterObserver {
+ public:
+  virtual ~WriterObserver() = default;
+  virtual void OnProgress(const Progress& progress) = 0;
+  // The backlog went under its limit again after an Append was told there is no room.
+  virtual void OnRoom() = 0;
+  // The seat is lost, once, and nothing comes after it. ABORTED: another writer took over, or the session was reset;
+  // NOT_FOUND: it was deleted; UNAVAILABLE: the engine drains or its disk failed; FAILED_PRECONDITION: the session failed.
+  virtual void OnLost(const absl::Status& status) = 0;
+};
+
+// One writer's seat in a session. Destroying it gives the seat back; what was accepted stays.
+class Writer {
+ public:
+  virtual ~Writer() = default;
+  virtual const SessionInfo& opened() const = 0;  // as it was when the seat was taken
+  virtual bool created() const = 0;
+
+  // Accepts an append into the session's order, or refuses it and changes nothing. Sequences count up by one from
+  // opened().next_sequence; a repeat of one already accepted is OK and not applied again.
+  //   OUT_OF_RANGE: a sequence is skipped; says which is expected.   INVALID_ARGUMENT: empty, too large, a token id
+  //   outside the vocabulary, text to a model without a tokenizer.   RESOURCE_EXHAUSTED: the backlog is full (wait for
+  //   OnRoom, then repeat the call).   Otherwise the status the seat was lost with.
+  virtual absl::Status Append(uint64_t sequence, Content content) = 0;
+  virtual absl::Status Flush() = 0;
+};
+
+struct WriterOptions {
+  bool create_if_missing = false;
+  std::string model;       // for creation; empty: the default. Not empty for a session of another model: FAILED_PRECONDITION
+  bool take_over = false;  // take the seat from a writer that has it
+};
+
+enum class StopReasonKind { kEndOfAnswer, kStopString, kMaxTokens };
+
+struct QueryOptions {
+  std::string session_id;
+  Content prompt;               // 1 to Limits::max_prompt_tokens tokens
+  bool raw_prompt = false;      // do not put the model's question token before a text
+  int32_t max_tokens = 256;     // [1, 65536]
+  float temperature = 0;        // 0: greedy; else [0.01, 100]
+  int32_t top_k = 0;            // 0: all
+  float top_p = 1;              // (0, 1]
+  uint64_t seed = 0;
+  std::vector<std::string> stop;  // at most 16, 1 to 256 bytes each
+  bool remember = false;        // append question and answer to the session afterwards
+  absl::Time deadline = absl::InfiniteFuture();
+};
+
+struct QueryPiece {
+  std::string text;  // valid UTF-8
+  std::vector<int32_t> tokens;
+  std::vector<float> log_probabilities;
+};
+
+struct QuerySummary {
+  StopReasonKind stop_reason = StopReasonKind::kEndOfAnswer;
+  int64_t prompt_tokens = 0;   // with the question token
+  int64_t pending_tokens = 0;  // of the session, read before the prompt
+  int64_t answer_tokens = 0;
+  int64_t as_of_offset = 0;    // tokens of the session that the answer could know
+  absl::Duration queue_time, time_to_first_token, total_time;
+  std::optional<int64_t> remembered_offset;  // accepted watermark after `remember`
+};
+
+class QueryObserver {
+ public:
+  virtual ~QueryObserver() = default;
+  virtual void OnPiece(const QueryPiece& piece) = 0;
+  virtual void OnDone(const absl::StatusOr<QuerySummary>& summary) = 0;  // last, once
+};
+
+// Destroying it cancels the query.
+class QueryHandle {
+ public:
+  virtual ~QueryHandle() = default;
+};
+
+struct SessionPage {
+  std::vector<SessionInfo> sessions;  // by id
+  std::string next_id;                // empty: no more
+};
+
+// Counts since the start, and levels now: what the server exports as metrics.
+struct EngineStats {
+  int64_t sessions = 0, resident_sessions = 0, resident_bytes = 0, writers = 0;
+  int64_t waiting_sessions = 0, running_sessions = 0, waiting_queries = 0, running_queries = 0;
+  int64_t appends_total = 0, append_bytes_total = 0, tokens_accepted_total = 0, tokens_memorized_total = 0;
+  int64_t commits_total = 0, snapshots_total = 0, snapshot_bytes_total = 0, evictions_total = 0, reloads_total = 0;
+  int64_t replayed_tokens_total = 0, failed_steps_total = 0;
+  int64_t queries_total = 0, failed_queries_total = 0, prompt_tokens_total = 0, answer_tokens_total = 0;
+  double commit_seconds_total = 0, step_seconds_total = 0;
+  bool disk_failed = false;
+};
+
+class Engine {
+ public:
+  struct ModelSource {
+    std::string name;    // [A-Za-z0-9._-]{1,64}
+    std::string folder;
+  };
+  struct Options {
+    std::string data_path = "data";
+    std::vector<ModelSource> models;  // the first is the default
+    std::string device = "cpu";       // a LibTorch device
+    int workers = 0;                  // 0: as many as cores on a CPU, 1 on another device
+    int64_t max_resident_bytes = int64_t{1} << 30;      // of session states
+    int64_t max_backlog_tokens = 65536;                 // accepted and not memorized, a session
+    int64_t max_append_bytes = int64_t{1} << 20;        // of one append's content
+    int64_t max_prompt_tokens = 16384;
+    int64_t max_queries = 256;                          // waiting and running
+    int64_t max_sessions = 1000000;
+    int64_t snapshot_every_tokens = 262144;             // memorized since the last snapshot, a session
+    bool sync_writes = true;                            // false: durable means handed to the operating system
+  };
+  // Opens the data folder and loads the models. Sessions are recovered when they are first used. INVALID_ARGUMENT names
+  // an option; FAILED_PRECONDITION a data folder that is locked, newer, or made with another model of the same name.
+  static absl::StatusOr<std::unique_ptr<Engine>> Start(const Options& options);
+  virtual ~Engine() = default;
+
+  virtual const Options& options() const = 0;
+  virtual const std::vector<ModelInfo>& models() const = 0;
+  virtual std::string blas() const = 0;  // what the numbers run on, for the first log line
+
+  // An empty id: one is made. ALREADY_EXISTS; INVALID_ARGUMENT for an id that is not [A-Za-z0-9._-]{1,128}, for more than
+  // 64 labels, a key that is not 1 to 63 bytes or a value over 255; NOT_FOUND for the model. Waits for an fsync.
+  virtual absl::StatusOr<SessionInfo> CreateSession(const std::string& id, const std::string& model,
+                                                    const std::map<std::string, std::string>& labels) = 0;
+  // Loads the session when it is not resident, as all calls that name one do: may wait for a disk read.
+  virtual absl::StatusOr<SessionInfo> GetSession(const std::string& id) = 0;
+  // Sessions with every one of the labels, by id, from `from_id` on; `page_size` in [1, 1000]. Loads none: watermarks
+  // of a session that was not used since the start are as in its newest snapshot.
+  virtual SessionPage ListSessions(const std::map<std::string, std::string>& labels, const std::string& from_id,
+                                   int page_size) = 0;
+  virtual absl::Status DeleteSession(const std::string& id) = 0;  // waits for an fsync
+  // Forgets everything after `offset` (0: everything). Sequences go on. OUT_OF_RANGE past the accepted offset. Waits for
+  // an fsync, and for the copy of the log that stays.
+  virtual absl::StatusOr<SessionInfo> Reset(const std::string& id, int64_t offset) = 0;
+
+  // ABORTED when another writer has the seat and take_over is not set; NOT_FOUND; UNAVAILABLE while draining.
+  virtual absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(const std::string& id, const WriterOptions& options,
+                                                             std::shared_ptr<WriterObserver> observer) = 0;
+
+  // Answers from what the session had accepted when it was asked. INVALID_ARGUMENT names the field and its limit;
+  // RESOURCE_EXHAUSTED when max_queries wait; FAILED_PRECONDITION for a session that failed.
+  virtual absl::StatusOr<std::unique_ptr<QueryHandle>> StartQuery(const QueryOptions& options,
+                                                                  std::shared_ptr<QueryObserver> observer) = 0;
+
+  virtual EngineStats stats() const = 0;
+
+  // Refuses new work with UNAVAILABLE, makes what was accepted durable and memorized, answers the queries that wait (all
+  // until `deadline`), and snapshots every session that changed. Waits.
+  virtual absl::Status Drain(absl::Time deadline) = 0;
+};
+
+}  // namespace mnemosyne

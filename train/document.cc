@@ -1,0 +1,78 @@
+#include "train/document.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/model/tokenizer.h"
+
+namespace mnemosyne {
+
+namespace {
+
+int64_t LogUniform(int64_t low, int64_t high, Random& random) {
+  const double t = std::uniform_real_distribution<double>(std::log(low), std::log(high + 1))(random);
+  return std::clamp<int64_t>(static_cast<int64_t>(std::exp(t)), low, high);
+}
+
+void AddBytes(absl::string_view text, std::vector<int32_t>* tokens) {
+  for (const unsigned char byte : text) tokens->push_back(byte);
+}
+
+}  // namespace
+
+Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabulary, const Haystack& english,
+                      const Haystack& noise, Random& random) {
+  const auto unit = [&] { return std::uniform_real_distribution<double>(0, 1)(random); };
+  const int64_t tokens =
+      std::max(options.step, LogUniform(options.min_tokens, options.max_tokens, random) / options.step * options.step);
+  const int64_t wanted = LogUniform(options.min_facts, options.max_facts, random);
+
+  struct Told {
+    double depth;
+    Fact fact;
+    std::string text;
+  };
+  std::vector<Told> told;
+  int64_t used = 0;
+  for (int64_t i = 0; i < wanted; ++i) {
+    const double pick = unit();
+    const ValueKind kind = pick < options.number_share                        ? ValueKind::kNumber
+                           : pick < options.number_share + options.word_share ? ValueKind::kWord
+                                                                              : ValueKind::kUuid;
+    const Fact fact = vocabulary.Draw(kind, Split::kTrain, random);
+    const int wording = std::uniform_int_distribution<int>(0, kStatementWordings - 1)(random);
+    const std::string text = " " + Statement(fact, wording);
+    if (used + static_cast<int64_t>(text.size()) > tokens / 2) break;
+    used += text.size();
+    const double u = unit();
+    told.push_back({u * std::sqrt(u), fact, text});  // more of them early: what is told late is not kept for long
+  }
+  std::stable_sort(told.begin(), told.end(), [](const Told& a, const Told& b) { return a.depth < b.depth; });
+
+  const std::string hay = (unit() < options.noise_share ? noise : english).Draw(tokens - used, random);
+  Document document;
+  document.tokens.reserve(tokens);
+  size_t done = 0;
+  for (const Told& one : told) {
+    const size_t at = std::max<size_t>(done, static_cast<size_t>(one.depth * static_cast<double>(hay.size())));
+    const size_t to = std::min(hay.find(' ', at), hay.size());
+    AddBytes(absl::string_view(hay).substr(done, to - done), &document.tokens);
+    AddBytes(one.text, &document.tokens);
+    document.facts.push_back({one.fact, static_cast<int64_t>(document.tokens.size())});
+    done = to;
+  }
+  AddBytes(absl::string_view(hay).substr(done), &document.tokens);
+  return document;
+}
+
+Exercise MakeExercise(const Fact& fact, Random& random) {
+  Exercise exercise;
+  exercise.tokens.push_back(kByteQuestion);
+  AddBytes(Question(fact, std::uniform_int_distribution<int>(0, kQuestionWordings - 1)(random)), &exercise.tokens);
+  exercise.answer_begin = exercise.tokens.size();
+  AddBytes(" " + fact.value, &exercise.tokens);
+  exercise.tokens.push_back(kByteEndOfAnswer);
+  return exercise;
+}
+
+}  // namespace mnemosyne

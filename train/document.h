@@ -1,0 +1,39 @@
+// Training documents: a haystack in which facts are told, and the questions that may follow it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "train/recall_tasks.h"
+
+namespace mnemosyne {
+
+struct DocumentOptions {
+  int64_t min_tokens = 256, max_tokens = 256;  // a length between them, log-uniform, rounded to a multiple of `step`
+  int64_t step = 256;
+  int64_t min_facts = 1, max_facts = 1;        // log-uniform, as many as fit in half the document
+  double noise_share = 0.2;                    // documents whose haystack is noise
+  double number_share = 0.75, word_share = 0.15;  // kinds of values; the rest are uuids
+};
+
+struct ToldFact {
+  Fact fact;
+  int64_t end = 0;  // tokens of the document up to the fact's end
+};
+
+struct Document {
+  std::vector<int32_t> tokens;  // bytes
+  std::vector<ToldFact> facts;  // in the order of their ends
+};
+
+Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabulary, const Haystack& english,
+                      const Haystack& noise, Random& random);
+
+// A question and its answer, as byte tokens: kByteQuestion, the question, the answer, kByteEndOfAnswer.
+struct Exercise {
+  std::vector<int32_t> tokens;
+  int64_t answer_begin = 0;  // index of the answer's first token
+};
+Exercise MakeExercise(const Fact& fact, Random& random);
+
+}  // namespace mnemosyne

@@ -1,0 +1,136 @@
+// mnemo-train: makes a model from a config, a recipe and text.
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "absl/strings/str_format.h"
+#include "core/base/file.h"
+#include "core/base/status_macros.h"
+#include "core/model/model.h"
+#include "train/recall_evaluation.h"
+#include "train/trainer.h"
+
+ABSL_FLAG(std::string, config, "", "the model's config.json");
+ABSL_FLAG(std::string, recipe, "", "how to train it: a recipe.json");
+ABSL_FLAG(std::vector<std::string>, corpus, {}, "text files that training reads");
+ABSL_FLAG(std::vector<std::string>, held_out, {}, "text files that only evaluation reads");
+ABSL_FLAG(std::string, words, "/usr/share/wordnet", "the folder of WordNet's index files (Debian: wordnet-base)");
+ABSL_FLAG(std::string, out, "", "the folder that gets config.json, model.safetensors, checkpoint and train.jsonl");
+ABSL_FLAG(std::string, init, "", "a model.safetensors to start from in place of random weights");
+ABSL_FLAG(bool, resume, false, "go on from the checkpoint in --out");
+ABSL_FLAG(int, log_every, 20, "steps between lines of the log");
+ABSL_FLAG(int, save_every, 200, "steps between checkpoints");
+ABSL_FLAG(int, evaluate_every, 1000, "steps between evaluations by generation; 0: only at the end");
+ABSL_FLAG(int, evaluate_samples, 20, "needles a cell in an evaluation");
+ABSL_FLAG(std::vector<std::string>, evaluate_bytes, std::vector<std::string>({"2048", "16384"}), "haystack sizes");
+
+namespace mnemosyne {
+namespace {
+
+using Json = nlohmann::json;
+
+absl::Status Evaluate(const std::string& folder, int64_t step, const Vocabulary& vocabulary, const Haystack& english,
+                      std::FILE* log) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, Model::Load(folder, {}));
+  const Haystack noise = Haystack::Noise();
+  for (const std::string& bytes : absl::GetFlag(FLAGS_evaluate_bytes)) {
+    for (const bool is_noise : {false, true}) {
+      const RecallCell cell = {.kind = ValueKind::kNumber, .bytes = std::atoll(bytes.c_str()),
+                               .samples = absl::GetFlag(FLAGS_evaluate_samples)};
+      ASSIGN_OR_RETURN(const RecallScore score,
+                       ScoreRecall(cell, vocabulary, is_noise ? noise : english,
+                                   [&](const RecallSample& sample) { return ReadAndAnswer(*model, sample); }));
+      const Json line = {{"step", step}, {"task", is_noise ? "passkey in noise" : "number in English"},
+                         {"bytes", cell.bytes}, {"samples", score.samples}, {"right", score.right},
+                         {"characters", static_cast<double>(score.characters_right) / score.characters}};
+      std::fprintf(log, "%s\n", line.dump().c_str());
+      std::fflush(log);
+      std::printf("%s\n", line.dump().c_str());
+    }
+  }
+  std::fflush(stdout);
+  return absl::OkStatus();
+}
+
+absl::Status Run() {
+  ASSIGN_OR_RETURN(const std::string config_text, ReadFile(absl::GetFlag(FLAGS_config)));
+  ASSIGN_OR_RETURN(const ModelConfig config, ParseModelConfig(config_text));
+  ASSIGN_OR_RETURN(const std::string recipe_text, ReadFile(absl::GetFlag(FLAGS_recipe)));
+  ASSIGN_OR_RETURN(const Recipe recipe, ParseRecipe(recipe_text));
+  if (recipe.segment_tokens % config.block_tokens() != 0) {
+    return absl::InvalidArgumentError(absl::StrFormat("recipe key 'segment_tokens' is %d; it must be a multiple of %d",
+                                                      recipe.segment_tokens, config.block_tokens()));
+  }
+  if (config.tokenizer.kind != TokenizerKind::kBytes || config.vocab_size < 258) {
+    return absl::InvalidArgumentError("recall documents need the tokenizer 'bytes' and a vocab_size of at least 258");
+  }
+  ASSIGN_OR_RETURN(const Vocabulary vocabulary, Vocabulary::Load(absl::GetFlag(FLAGS_words)));
+  ASSIGN_OR_RETURN(const Haystack english, Haystack::FromFiles(absl::GetFlag(FLAGS_corpus)));
+  ASSIGN_OR_RETURN(const Haystack held_out, Haystack::FromFiles(absl::GetFlag(FLAGS_held_out)));
+  const std::string out = absl::GetFlag(FLAGS_out), checkpoint = out + "/checkpoint";
+  std::error_code error;
+  std::filesystem::create_directories(out, error);
+  std::FILE* log = std::fopen((out + "/train.jsonl").c_str(), absl::GetFlag(FLAGS_resume) ? "a" : "w");
+  if (log == nullptr) return absl::ErrnoToStatus(errno, "cannot write '" + out + "/train.jsonl'");
+
+  Trainer trainer(config, recipe, {vocabulary, english, Haystack::Noise()});
+  if (absl::GetFlag(FLAGS_resume)) RETURN_IF_ERROR(trainer.LoadCheckpoint(checkpoint));
+  if (const std::string init = absl::GetFlag(FLAGS_init); !init.empty()) RETURN_IF_ERROR(trainer.LoadWeights(init));
+
+  const auto begin = std::chrono::steady_clock::now();
+  const int64_t first = trainer.step(), tokens_a_step = recipe.rows * recipe.segment_tokens;
+  double answer_loss = 0, text_loss = 0, accuracy = 0, exact = 0, write = 0;
+  while (trainer.step() < recipe.steps()) {
+    const Trainer::StepReport report = trainer.Step();
+    const double keep = report.step == first + 1 ? 0.0 : 0.95;  // smoothed for the eye
+    answer_loss = keep * answer_loss + (1 - keep) * report.answer_loss;
+    text_loss = keep * text_loss + (1 - keep) * report.text_loss;
+    accuracy = keep * accuracy + (1 - keep) * report.answer_accuracy;
+    exact = keep * exact + (1 - keep) * report.exact;
+    write = keep * write + (1 - keep) * report.write;
+    if (report.step % absl::GetFlag(FLAGS_log_every) == 0) {
+      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+      const double rate = (report.step - first) * tokens_a_step / seconds;
+      std::printf("step %d/%d  text %.3f  answer %.4f  right %.1f%%  exact %.1f%%  write %.5f  |grad| %.2f  %.0f tokens/s  %.0f min left\n",
+                  static_cast<int>(report.step), static_cast<int>(recipe.steps()), text_loss, answer_loss,
+                  100 * accuracy, 100 * exact, write, report.gradient_norm, rate,
+                  (recipe.steps() - report.step) * tokens_a_step / rate / 60);
+      std::fflush(stdout);
+      const Json line = {{"step", report.step}, {"text_loss", text_loss}, {"answer_loss", answer_loss},
+                         {"answer_accuracy", accuracy}, {"exact", exact}, {"write", write}, {"gradient_norm", report.gradient_norm},
+                         {"seconds", seconds}, {"tokens_per_second", rate}};
+      std::fprintf(log, "%s\n", line.dump().c_str());
+      std::fflush(log);
+    }
+    const bool is_last = report.step == recipe.steps();
+    if (report.step % absl::GetFlag(FLAGS_save_every) == 0 || is_last) {
+      RETURN_IF_ERROR(trainer.SaveCheckpoint(checkpoint));
+      RETURN_IF_ERROR(trainer.ExportModel(out));
+    }
+    const int evaluate_every = absl::GetFlag(FLAGS_evaluate_every);
+    if (is_last || (evaluate_every > 0 && report.step % evaluate_every == 0)) {
+      RETURN_IF_ERROR(trainer.ExportModel(out));
+      RETURN_IF_ERROR(Evaluate(out, report.step, vocabulary, held_out, log));
+    }
+  }
+  std::fclose(log);
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace mnemosyne
+
+int main(int argc, char** argv) {
+  absl::SetProgramUsageMessage("trains a Titans model; see docs/training.md");
+  absl::ParseCommandLine(argc, argv);
+  mnemosyne::EnterWorkerThread();
+  const absl::Status status = mnemosyne::Run();
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "mnemo-train: %s\n", std::string(status.message()).c_str());
+  return 1;
+}

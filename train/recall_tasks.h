@@ -1,0 +1,77 @@
+// Facts hidden in text and questions about them, in the forms of RULER's single needle in a haystack (arXiv 2404.06654):
+// keys of words, values that are 7-digit numbers, words or uuids, noise or English around them.
+//
+//   ASSIGN_OR_RETURN(Vocabulary vocabulary, Vocabulary::Load("/usr/share/wordnet"));
+//   Fact fact = vocabulary.Draw(ValueKind::kNumber, Split::kTrain, random);
+//   Statement(fact, 0);  // "One of the special magic numbers for lively-panda is: 1234567."
+//   Question(fact, 1);   // "What is the special magic number for lively-panda?"
+//
+// Words and values are dealt to two splits by their hash: what evaluation asks was never seen in training.
+// Thread-compatible: const after Load.
+#pragma once
+
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace mnemosyne {
+
+using Random = std::mt19937_64;
+
+enum class ValueKind { kNumber, kWord, kUuid };
+enum class Split { kTrain, kHeldOut };
+
+struct Fact {
+  ValueKind kind = ValueKind::kNumber;
+  std::string key;    // "lively-panda"
+  std::string value;  // "1234567"
+};
+
+// Wordings of a fact and of its question; 0 is RULER's.
+inline constexpr int kStatementWordings = 7;
+inline constexpr int kQuestionWordings = 6;
+std::string Statement(const Fact& fact, int wording);  // a sentence, no space around it
+std::string Question(const Fact& fact, int wording);   // the answer follows after a space
+
+absl::string_view ValueKindName(ValueKind kind);  // "number", "word", "uuid"
+
+class Vocabulary {
+ public:
+  // `folder` holds WordNet's index.adj and index.noun (Debian: wordnet-base). NOT_FOUND names a missing file.
+  static absl::StatusOr<Vocabulary> Load(const std::string& folder);
+
+  Fact Draw(ValueKind kind, Split split, Random& random) const;
+
+ private:
+  const std::string& DrawWord(const std::vector<std::string> (&words)[2], Split split, Random& random) const;
+  std::vector<std::string> adjectives_[2], nouns_[2];  // by split
+};
+
+// Text to hide facts in.
+class Haystack {
+ public:
+  // RULER's noise sentences, repeated.
+  static Haystack Noise();
+  // The files' text; NOT_FOUND names a missing file, INVALID_ARGUMENT one that is empty.
+  static absl::StatusOr<Haystack> FromFiles(const std::vector<std::string>& paths);
+
+  // `bytes` bytes in one piece, from a random place between words; starts over at the text's end.
+  std::string Draw(int64_t bytes, Random& random) const;
+
+ private:
+  explicit Haystack(std::string text) : text_(std::move(text)) {}
+  std::string text_;
+};
+
+// Puts `inserts` (sentences, in any order) into `haystack` between words, each at its fraction [0, 1] of the haystack.
+struct Insert {
+  double depth = 0;
+  std::string text;
+};
+std::string HideInHaystack(absl::string_view haystack, std::vector<Insert> inserts);
+
+}  // namespace mnemosyne

@@ -1,0 +1,114 @@
+#include "train/recipe.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <numbers>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+
+namespace mnemosyne {
+
+namespace {
+
+using Json = nlohmann::json;
+
+// Takes keys out of an object one by one; what is left at the end is unknown.
+class Keys {
+ public:
+  Keys(const Json& object, std::string where) : object_(object), where_(std::move(where)) {}
+
+  template <typename T>
+  void Take(const char* key, T* value, double low, double high) {
+    if (!status_.ok()) return;
+    const auto found = object_.find(key);
+    if (found == object_.end() || !found->is_number()) {
+      status_ = absl::InvalidArgumentError(absl::StrCat("recipe key '", where_, key, "' is missing or not a number"));
+      return;
+    }
+    const double number = found->template get<double>();
+    if (number < low || number > high) {
+      status_ = absl::InvalidArgumentError(
+          absl::StrCat("recipe key '", where_, key, "' is ", number, "; it must be in [", low, ", ", high, "]"));
+      return;
+    }
+    *value = static_cast<T>(number);
+    object_.erase(key);
+  }
+  absl::Status Finish() const {
+    RETURN_IF_ERROR(status_);
+    if (object_.empty()) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("recipe key '", where_, object_.begin().key(), "' is unknown"));
+  }
+
+ private:
+  Json object_;
+  const std::string where_;
+  absl::Status status_;
+};
+
+}  // namespace
+
+int64_t Recipe::steps() const {
+  int64_t total = 0;
+  for (const Stage& stage : stages) total += stage.steps;
+  return total;
+}
+
+const Stage& Recipe::StageAt(int64_t step) const {
+  for (const Stage& stage : stages) {
+    if (step < stage.steps) return stage;
+    step -= stage.steps;
+  }
+  return stages.back();
+}
+
+double Recipe::LearningRateAt(int64_t step) const {
+  if (step < warmup_steps) return learning_rate * static_cast<double>(step + 1) / static_cast<double>(warmup_steps);
+  const double done = static_cast<double>(step - warmup_steps) / static_cast<double>(steps() - warmup_steps);
+  return learning_rate * (0.1 + 0.45 * (1.0 + std::cos(std::numbers::pi * done)));
+}
+
+absl::StatusOr<Recipe> ParseRecipe(absl::string_view json_text) {
+  Json root = Json::parse(json_text.begin(), json_text.end(), nullptr, /*allow_exceptions=*/false);
+  if (!root.is_object()) return absl::InvalidArgumentError("the recipe is not a JSON object");
+  const Json stages = root.value("stages", Json());
+  if (!stages.is_array() || stages.empty()) {
+    return absl::InvalidArgumentError("recipe key 'stages' is missing or not a list of stages");
+  }
+  root.erase("stages");
+  Recipe recipe;
+  Keys keys(root, "");
+  keys.Take("seed", &recipe.seed, 0, 1e15);
+  keys.Take("rows", &recipe.rows, 1, 4096);
+  keys.Take("segment_tokens", &recipe.segment_tokens, 1, 1 << 20);
+  keys.Take("questions", &recipe.questions, 1, 64);
+  keys.Take("learning_rate", &recipe.learning_rate, 0, 1);
+  keys.Take("warmup_steps", &recipe.warmup_steps, 1, 1e9);
+  keys.Take("weight_decay", &recipe.weight_decay, 0, 1);
+  keys.Take("clip_norm", &recipe.clip_norm, 1e-9, 1e9);
+  keys.Take("gate_bias", &recipe.gate_bias, -30, 30);
+  RETURN_IF_ERROR(keys.Finish());
+  for (size_t i = 0; i < stages.size(); ++i) {
+    if (!stages[i].is_object()) return absl::InvalidArgumentError(absl::StrCat("recipe stage ", i, " is not an object"));
+    Stage stage;
+    Keys of_stage(stages[i], absl::StrCat("stages[", i, "]."));
+    of_stage.Take("steps", &stage.steps, 1, 1e9);
+    of_stage.Take("write_cost", &stage.write_cost, 0, 100);
+    of_stage.Take("min_tokens", &stage.documents.min_tokens, 1, 1e9);
+    of_stage.Take("max_tokens", &stage.documents.max_tokens, static_cast<double>(stage.documents.min_tokens), 1e9);
+    of_stage.Take("min_facts", &stage.documents.min_facts, 1, 1e6);
+    of_stage.Take("max_facts", &stage.documents.max_facts, static_cast<double>(stage.documents.min_facts), 1e6);
+    of_stage.Take("noise_share", &stage.documents.noise_share, 0, 1);
+    of_stage.Take("number_share", &stage.documents.number_share, 0, 1);
+    of_stage.Take("word_share", &stage.documents.word_share, 0, 1);
+    of_stage.Take("text_weight", &stage.text_weight, 0, 100);
+    of_stage.Take("answer_weight", &stage.answer_weight, 0, 100);
+    RETURN_IF_ERROR(of_stage.Finish());
+    stage.documents.step = recipe.segment_tokens;
+    recipe.stages.push_back(stage);
+  }
+  return recipe;
+}
+
+}  // namespace mnemosyne

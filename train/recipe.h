@@ -1,0 +1,40 @@
+// How a model is trained: the keys of a recipe.json. Every key is required; an unknown one is an error that names it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "train/document.h"
+
+namespace mnemosyne {
+
+struct Stage {
+  int64_t steps = 0;
+  double write_cost = 0;     // loss per mean theta / theta_max: what a write must be worth
+  double text_weight = 1;    // of the documents' loss, nats a byte
+  double answer_weight = 1;  // of the answers' loss, nats a byte
+  DocumentOptions documents;
+};
+
+struct Recipe {
+  uint64_t seed = 1;
+  int64_t rows = 16;            // documents read side by side
+  int64_t segment_tokens = 256; // of each row a step; gradients go no further back, states do
+  int64_t questions = 1;        // asked of each row after each step
+  double learning_rate = 2e-3;  // peak; cosine to a tenth of it
+  int64_t warmup_steps = 100;
+  double weight_decay = 0.01;   // of matrices
+  double clip_norm = 1.0;
+  double gate_bias = -4.0;      // theta's bias at the start
+  std::vector<Stage> stages;
+
+  int64_t steps() const;
+  const Stage& StageAt(int64_t step) const;
+  double LearningRateAt(int64_t step) const;
+};
+
+absl::StatusOr<Recipe> ParseRecipe(absl::string_view json_text);
+
+}  // namespace mnemosyne
