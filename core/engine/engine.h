@@ -207,9 +207,9 @@ class Engine {
   virtual SessionPage ListSessions(const std::map<std::string, std::string>& labels, const std::string& from_id,
                                    int page_size) = 0;
   virtual absl::Status DeleteSession(const std::string& id) = 0;  // waits for an fsync
-  // Forgets everything after `offset` (0: everything). Sequences go on. OUT_OF_RANGE past the accepted offset. Waits for
-  // an fsync, and for the copy of the log that stays.
-  virtual absl::StatusOr<SessionInfo> Reset(const std::string& id, int64_t offset) = 0;
+  // Forgets everything: offsets begin at 0 again, in a new epoch; sequences go on. The writer loses its seat. Waits for an
+  // fsync.
+  virtual absl::StatusOr<SessionInfo> Reset(const std::string& id) = 0;
 
   // ABORTED when another writer has the seat and take_over is not set; NOT_FOUND; UNAVAILABLE while draining.
   virtual absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(const std::string& id, const WriterOptions& options,

@@ -1,0 +1,240 @@
+#include "client/client.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "client/stream_core.h"
+#include "client/wire.h"
+#include "core/base/status_macros.h"
+
+namespace mnemosyne::client {
+namespace {
+
+constexpr int kPageSize = 1000;
+
+grpc::ChannelArguments ChannelArgumentsFor(const Client::Options& options) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);  // a page of sessions with all their labels is over the default
+  // A server that restarts is back within seconds: gRPC's own backoff would wait for up to two minutes.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  if (options.keepalive_time != absl::InfiniteDuration()) {
+    int64_t milliseconds = std::max<int64_t>(1, absl::ToInt64Milliseconds(options.keepalive_time));
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS,
+                     static_cast<int>(std::min<int64_t>(milliseconds, std::numeric_limits<int>::max())));
+  }
+  return arguments;
+}
+
+}  // namespace
+
+class Client::Impl {
+ public:
+  Impl(std::shared_ptr<grpc::Channel> channel, const Options& options)
+      : options_(options), channel_(std::move(channel)), stub_(v1::MemoryService::NewStub(channel_)) {}
+
+  // One call's context, which Cancel can reach.
+  class Call {
+   public:
+    Call(Impl* impl, absl::Time deadline) : impl_(impl) {
+      if (deadline != absl::InfiniteFuture()) context_.set_deadline(absl::ToChronoTime(deadline));
+      absl::MutexLock lock(&impl_->mutex_);
+      impl_->calls_.insert(&context_);
+      if (impl_->cancelled_) context_.TryCancel();
+    }
+    explicit Call(Impl* impl) : Call(impl, absl::Now() + impl->options_.call_timeout) {}
+    ~Call() {
+      absl::MutexLock lock(&impl_->mutex_);
+      impl_->calls_.erase(&context_);
+    }
+    grpc::ClientContext* context() { return &context_; }
+
+   private:
+    Impl* const impl_;
+    grpc::ClientContext context_;
+  };
+
+  void Cancel() {
+    absl::MutexLock lock(&mutex_);
+    cancelled_ = true;
+    for (grpc::ClientContext* context : calls_) context->TryCancel();
+  }
+
+  v1::MemoryService::Stub& stub() { return *stub_; }
+  const SharedStub& shared_stub() { return stub_; }
+
+  absl::StatusOr<QuerySummary> Query(v1::QueryRequest* request, absl::string_view session_id,
+                                     const QueryOptions& options,
+                                     const std::function<void(const QueryDelta&)>& on_delta) {
+    RETURN_IF_ERROR(CheckUtf8("session id", session_id));
+    request->set_session_id(std::string(session_id));
+    if (options.max_tokens) request->set_max_tokens(*options.max_tokens);
+    if (options.temperature) request->set_temperature(*options.temperature);
+    if (options.top_k) request->set_top_k(*options.top_k);
+    if (options.top_p) request->set_top_p(*options.top_p);
+    if (options.seed) request->set_seed(*options.seed);
+    for (const std::string& stop : options.stop) {
+      RETURN_IF_ERROR(CheckUtf8("stop string", stop));
+      request->add_stop(stop);
+    }
+    request->set_remember(options.remember);
+    request->set_raw_prompt(options.raw_prompt);
+
+    Call call(this, options.deadline);
+    std::unique_ptr<grpc::ClientReader<v1::QueryResponse>> reader = stub_->Query(call.context(), *request);
+    absl::optional<QuerySummary> summary;
+    v1::QueryResponse response;
+    while (reader->Read(&response)) {
+      if (response.has_summary()) {
+        summary = FromWire(response.summary());
+      } else if (on_delta != nullptr) {
+        const v1::Delta& delta = response.delta();
+        on_delta({.text = delta.text(),
+                  .token_ids = {delta.token_ids().begin(), delta.token_ids().end()},
+                  .log_probabilities = {delta.log_probabilities().begin(), delta.log_probabilities().end()}});
+      }
+    }
+    RETURN_IF_ERROR(FromWire(reader->Finish()));
+    if (!summary) return absl::InternalError("the server ended an answer without its summary");
+    return *std::move(summary);
+  }
+
+ private:
+  const Options options_;
+  const std::shared_ptr<grpc::Channel> channel_;
+  const SharedStub stub_;
+  absl::Mutex mutex_;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::flat_hash_set<grpc::ClientContext*> calls_ ABSL_GUARDED_BY(mutex_);
+};
+
+Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Client::~Client() = default;
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& target, const Options& options) {
+  std::shared_ptr<grpc::Channel> channel =
+      grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), ChannelArgumentsFor(options));
+  if (!channel->WaitForConnected(absl::ToChronoTime(absl::Now() + options.connect_timeout))) {
+    return absl::UnavailableError(
+        absl::StrCat("no connection to '", target, "' within ", absl::FormatDuration(options.connect_timeout)));
+  }
+  return std::unique_ptr<Client>(new Client(std::make_unique<Impl>(std::move(channel), options)));
+}
+
+absl::StatusOr<SessionInfo> Client::CreateSession(absl::string_view session_id, absl::string_view model,
+                                                  const Labels& labels) {
+  RETURN_IF_ERROR(CheckUtf8("session id", session_id));
+  RETURN_IF_ERROR(CheckUtf8("model's name", model));
+  v1::CreateSessionRequest request;
+  request.set_session_id(std::string(session_id));
+  request.set_model(std::string(model));
+  for (const auto& [key, value] : labels) {
+    RETURN_IF_ERROR(CheckUtf8("label", absl::StrCat(key, "=", value)));
+    (*request.mutable_labels())[key] = value;
+  }
+  v1::CreateSessionResponse response;
+  Impl::Call call(impl_.get());
+  RETURN_IF_ERROR(FromWire(impl_->stub().CreateSession(call.context(), request, &response)));
+  return FromWire(response.session());
+}
+
+absl::StatusOr<SessionInfo> Client::GetSession(absl::string_view session_id) {
+  RETURN_IF_ERROR(CheckUtf8("session id", session_id));
+  v1::GetSessionRequest request;
+  request.set_session_id(std::string(session_id));
+  v1::GetSessionResponse response;
+  Impl::Call call(impl_.get());
+  RETURN_IF_ERROR(FromWire(impl_->stub().GetSession(call.context(), request, &response)));
+  return FromWire(response.session());
+}
+
+absl::StatusOr<std::vector<SessionInfo>> Client::ListSessions(const Labels& labels) {
+  std::vector<SessionInfo> sessions;
+  v1::ListSessionsRequest request;
+  request.set_page_size(kPageSize);
+  for (const auto& [key, value] : labels) {
+    RETURN_IF_ERROR(CheckUtf8("label", absl::StrCat(key, "=", value)));
+    (*request.mutable_labels())[key] = value;
+  }
+  do {
+    v1::ListSessionsResponse response;
+    Impl::Call call(impl_.get());
+    RETURN_IF_ERROR(FromWire(impl_->stub().ListSessions(call.context(), request, &response)));
+    for (const v1::Session& session : response.sessions()) sessions.push_back(FromWire(session));
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty());
+  return sessions;
+}
+
+absl::Status Client::DeleteSession(absl::string_view session_id) {
+  RETURN_IF_ERROR(CheckUtf8("session id", session_id));
+  v1::DeleteSessionRequest request;
+  request.set_session_id(std::string(session_id));
+  v1::DeleteSessionResponse response;
+  Impl::Call call(impl_.get());
+  return FromWire(impl_->stub().DeleteSession(call.context(), request, &response));
+}
+
+absl::StatusOr<SessionInfo> Client::Reset(absl::string_view session_id, int64_t offset) {
+  RETURN_IF_ERROR(CheckUtf8("session id", session_id));
+  v1::ResetRequest request;
+  request.set_session_id(std::string(session_id));
+  request.set_offset(offset);
+  v1::ResetResponse response;
+  Impl::Call call(impl_.get());
+  RETURN_IF_ERROR(FromWire(impl_->stub().Reset(call.context(), request, &response)));
+  return FromWire(response.session());
+}
+
+absl::StatusOr<std::vector<ModelInfo>> Client::ListModels() {
+  std::vector<ModelInfo> models;
+  v1::ListModelsRequest request;
+  request.set_page_size(kPageSize);
+  do {
+    v1::ListModelsResponse response;
+    Impl::Call call(impl_.get());
+    RETURN_IF_ERROR(FromWire(impl_->stub().ListModels(call.context(), request, &response)));
+    for (const v1::Model& model : response.models()) models.push_back(FromWire(model));
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty());
+  return models;
+}
+
+absl::StatusOr<QuerySummary> Client::Query(absl::string_view session_id, absl::string_view prompt,
+                                           const QueryOptions& options,
+                                           const std::function<void(const QueryDelta&)>& on_delta) {
+  RETURN_IF_ERROR(CheckUtf8("question", prompt));
+  v1::QueryRequest request;
+  request.set_text(std::string(prompt));
+  return impl_->Query(&request, session_id, options, on_delta);
+}
+
+absl::StatusOr<QuerySummary> Client::QueryTokens(absl::string_view session_id, absl::Span<const int32_t> prompt,
+                                                 const QueryOptions& options,
+                                                 const std::function<void(const QueryDelta&)>& on_delta) {
+  v1::QueryRequest request;
+  request.mutable_token_ids()->mutable_ids()->Add(prompt.begin(), prompt.end());
+  return impl_->Query(&request, session_id, options, on_delta);
+}
+
+absl::StatusOr<std::unique_ptr<StreamWriter>> Client::OpenStream(absl::string_view session_id,
+                                                                 const StreamOptions& options) {
+  RETURN_IF_ERROR(CheckUtf8("session id", session_id));
+  RETURN_IF_ERROR(CheckUtf8("model's name", options.model));
+  if (options.max_unacknowledged_bytes < 1 || options.max_message_bytes < 1) {
+    return absl::InvalidArgumentError("max_unacknowledged_bytes and max_message_bytes must be at least 1");
+  }
+  auto core = std::make_unique<StreamWriter::Core>(impl_->shared_stub(), std::string(session_id), options);
+  RETURN_IF_ERROR(core->Start());
+  return std::unique_ptr<StreamWriter>(new StreamWriter(std::move(core)));
+}
+
+void Client::Cancel() { impl_->Cancel(); }
+
+}  // namespace mnemosyne::client

@@ -1,0 +1,224 @@
+#include "client/command_line.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <utility>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/reflection.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "core/base/status_macros.h"
+
+ABSL_FLAG(std::string, server, "", "HOST:PORT of the server");
+ABSL_FLAG(absl::Duration, connect_timeout, absl::Seconds(5), "How long to wait for the server's connection");
+ABSL_FLAG(absl::Duration, timeout, absl::InfiniteDuration(), "How long one question may take");
+ABSL_FLAG(bool, json, false, "Print JSON");
+ABSL_FLAG(bool, verbose, false, "Print an answer's summary");
+ABSL_FLAG(bool, help, false, "Print the help");
+ABSL_FLAG(std::string, model, "", "Model of a session that is created");
+ABSL_FLAG(std::vector<std::string>, label, {}, "KEY=VALUE, or several with commas between them");
+ABSL_FLAG(bool, resume, false, "Leave out what the session has already: its first accepted_bytes bytes");
+ABSL_FLAG(bool, take_over, false, "Take the writer's seat from the stream that has it");
+ABSL_FLAG(int64_t, offset, 0, "Tokens that a reset keeps");
+ABSL_FLAG(int32_t, max_tokens, 0, "Most tokens in an answer");
+ABSL_FLAG(double, temperature, -1, "0 is greedy");
+ABSL_FLAG(int32_t, top_k, 0, "Sample from the likeliest so many tokens");
+ABSL_FLAG(double, top_p, -1, "Sample from the fewest likeliest tokens that reach this probability");
+ABSL_FLAG(std::string, seed, "", "Seed of the sampling");
+ABSL_FLAG(std::vector<std::string>, stop, {}, "Strings that end an answer, with commas between them; C escapes");
+ABSL_FLAG(bool, remember, false, "Append the question and the answer to the session");
+ABSL_FLAG(bool, raw_prompt, false, "Do not put the model's question token before the question");
+
+namespace mnemosyne::client {
+namespace {
+
+constexpr char kDefaultServer[] = "127.0.0.1:50051";
+constexpr size_t kManyArguments = ~size_t{0};
+
+struct CommandShape {
+  absl::string_view name;
+  size_t min_arguments;
+  size_t max_arguments;
+  absl::string_view usage;
+};
+
+constexpr CommandShape kCommands[] = {
+    {"stream", 1, 2, "mnemo stream SESSION [FILE|-]"},
+    {"query", 2, kManyArguments, "mnemo query SESSION QUESTION..."},
+    {"chat", 1, 1, "mnemo chat SESSION"},
+    {"reset", 1, 1, "mnemo reset SESSION [--offset=TOKENS]"},
+    {"sessions", 0, 0, "mnemo sessions [--label=KEY=VALUE,...]"},
+    {"show", 1, 1, "mnemo show SESSION"},
+    {"delete", 1, 1, "mnemo delete SESSION"},
+    {"create", 1, 1, "mnemo create SESSION [--model=NAME] [--label=KEY=VALUE,...]"},
+    {"models", 0, 0, "mnemo models"},
+};
+
+// The flags that are the program's own; libraries may define others.
+constexpr absl::string_view kFlags[] = {"server",    "connect_timeout", "timeout", "json",      "verbose", "help",
+                                        "model",     "label",           "resume",  "take_over", "offset",  "max_tokens",
+                                        "top_k",     "temperature",     "top_p",   "seed",      "stop",    "remember",
+                                        "raw_prompt"};
+
+absl::CommandLineFlag* FindFlag(absl::string_view name) {
+  for (absl::string_view known : kFlags) {
+    if (known == name) return absl::FindCommandLineFlag(name);
+  }
+  return nullptr;
+}
+
+// Sets the flags and returns the other arguments.
+absl::StatusOr<std::vector<std::string>> TakeFlags(const std::vector<std::string>& arguments) {
+  std::vector<std::string> rest;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const std::string& argument = arguments[i];
+    if (argument == "--") {
+      rest.insert(rest.end(), arguments.begin() + i + 1, arguments.end());
+      break;
+    }
+    if (!absl::StartsWith(argument, "--")) {
+      rest.push_back(argument);
+      continue;
+    }
+    std::pair<std::string, std::string> parts = absl::StrSplit(argument.substr(2), absl::MaxSplits('=', 1));
+    const bool has_value = absl::StrContains(argument, '=');
+    std::string name = absl::StrReplaceAll(parts.first, {{"-", "_"}});
+    std::string value = parts.second;
+    absl::CommandLineFlag* flag = FindFlag(name);
+    if (flag == nullptr && absl::StartsWith(name, "no") && !has_value) {
+      flag = FindFlag(name.substr(2));
+      if (flag != nullptr && !flag->IsOfType<bool>()) flag = nullptr;
+      value = "false";
+    } else if (flag != nullptr && !has_value) {
+      if (flag->IsOfType<bool>()) {
+        value = "true";
+      } else if (++i < arguments.size()) {
+        value = arguments[i];
+      } else {
+        return absl::InvalidArgumentError(absl::StrCat("--", parts.first, " needs a value"));
+      }
+    }
+    if (flag == nullptr) return absl::InvalidArgumentError(absl::StrCat("there is no flag --", parts.first));
+    std::string error;
+    if (!flag->ParseFrom(value, &error)) {
+      return absl::InvalidArgumentError(absl::StrCat("--", parts.first, " cannot be '", value, "'"));
+    }
+  }
+  return rest;
+}
+
+absl::StatusOr<QueryOptions> QueryFlags() {
+  QueryOptions query;
+  if (int32_t value = absl::GetFlag(FLAGS_max_tokens); value != 0) query.max_tokens = value;
+  if (int32_t value = absl::GetFlag(FLAGS_top_k); value != 0) query.top_k = value;
+  if (double value = absl::GetFlag(FLAGS_temperature); value != -1) query.temperature = static_cast<float>(value);
+  if (double value = absl::GetFlag(FLAGS_top_p); value != -1) query.top_p = static_cast<float>(value);
+  if (std::string text = absl::GetFlag(FLAGS_seed); !text.empty()) {
+    uint64_t seed = 0;
+    if (!absl::SimpleAtoi(text, &seed)) {
+      return absl::InvalidArgumentError(absl::StrCat("--seed cannot be '", text, "'"));
+    }
+    query.seed = seed;
+  }
+  for (const std::string& escaped : absl::GetFlag(FLAGS_stop)) {
+    std::string stop, error;
+    if (!absl::CUnescape(escaped, &stop, &error) || stop.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("--stop cannot have '", escaped, "'"));
+    }
+    query.stop.push_back(std::move(stop));
+  }
+  query.remember = absl::GetFlag(FLAGS_remember);
+  query.raw_prompt = absl::GetFlag(FLAGS_raw_prompt);
+  return query;
+}
+
+absl::StatusOr<Labels> LabelFlags() {
+  Labels labels;
+  for (const std::string& label : absl::GetFlag(FLAGS_label)) {
+    std::pair<std::string, std::string> parts = absl::StrSplit(label, absl::MaxSplits('=', 1));
+    if (parts.first.empty() || !absl::StrContains(label, '=')) {
+      return absl::InvalidArgumentError(absl::StrCat("--label takes KEY=VALUE, not '", label, "'"));
+    }
+    labels[parts.first] = parts.second;
+  }
+  return labels;
+}
+
+absl::Status CheckShape(const CommandLine& line) {
+  for (const CommandShape& shape : kCommands) {
+    if (shape.name != line.command) continue;
+    if (line.arguments.size() < shape.min_arguments || line.arguments.size() > shape.max_arguments) {
+      return absl::InvalidArgumentError(absl::StrCat("usage: ", shape.usage));
+    }
+    if (shape.min_arguments > 0 && line.arguments[0].empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("the session's id is empty; usage: ", shape.usage));
+    }
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("there is no command '", line.command, "'; mnemo --help lists them"));
+}
+
+}  // namespace
+
+absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& arguments) {
+  CommandLine line;
+  ASSIGN_OR_RETURN(line.arguments, TakeFlags(arguments));
+  if (absl::GetFlag(FLAGS_help)) {
+    line.command = "help";
+    return line;
+  }
+  if (line.arguments.empty()) return absl::InvalidArgumentError("no command; mnemo --help lists them");
+  line.command = line.arguments.front();
+  line.arguments.erase(line.arguments.begin());
+  if (line.command == "help") return line;
+  RETURN_IF_ERROR(CheckShape(line));
+
+  line.server = absl::GetFlag(FLAGS_server);
+  if (const char* server = std::getenv("MNEMOSYNE_SERVER"); line.server.empty() && server != nullptr) {
+    line.server = server;
+  }
+  if (line.server.empty()) line.server = kDefaultServer;
+  line.connect_timeout = absl::GetFlag(FLAGS_connect_timeout);
+  line.timeout = absl::GetFlag(FLAGS_timeout);
+  line.json = absl::GetFlag(FLAGS_json);
+  line.verbose = absl::GetFlag(FLAGS_verbose);
+  line.model = absl::GetFlag(FLAGS_model);
+  line.resume = absl::GetFlag(FLAGS_resume);
+  line.take_over = absl::GetFlag(FLAGS_take_over);
+  line.offset = absl::GetFlag(FLAGS_offset);
+  ASSIGN_OR_RETURN(line.labels, LabelFlags());
+  ASSIGN_OR_RETURN(line.query, QueryFlags());
+  return line;
+}
+
+absl::string_view HelpText() {
+  return R"(mnemo talks to a Mnemosyne server: sessions learn what is streamed to them, and answer questions from it.
+
+  mnemo stream SESSION [FILE|-]      stream a file or standard input to a session, created when it is missing
+      --resume                       leave out what the session has already: its first accepted_bytes bytes
+      --take_over                    take the writer's seat from the stream that has it
+  mnemo query SESSION QUESTION...    ask once
+  mnemo chat SESSION                 ask line by line; /tell TEXT streams the text, /quit ends
+      --max_tokens=N --temperature=T --top_k=N --top_p=P --seed=N --stop=A,B --remember --raw_prompt --timeout=30s
+      --verbose                      the answer's summary, on standard error
+  mnemo create SESSION               make an empty session (--label=KEY=VALUE,...)
+  mnemo show SESSION                 how far a session has come
+  mnemo sessions                     list the sessions (--label=KEY=VALUE,...)
+  mnemo reset SESSION                forget everything, or all after --offset=TOKENS
+  mnemo delete SESSION               delete a session with all it knows
+  mnemo models                       list the models
+
+  --server=HOST:PORT                 default: $MNEMOSYNE_SERVER, or 127.0.0.1:50051
+  --connect_timeout=5s               how long to wait for the connection
+  --model=NAME                       model of a session that is created
+  --json                             JSON on standard output, an object a line
+
+Exit code: 0 done, 1 the server or a file said no, 2 wrong usage, 3 the server cannot be reached, 130 interrupted.
+)";
+}
+
+}  // namespace mnemosyne::client

@@ -1,0 +1,142 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/commands.h"
+#include "client/json_output.h"
+#include "client/progress_bar.h"
+#include "core/base/status_macros.h"
+
+namespace mnemosyne::client {
+namespace {
+
+constexpr size_t kReadBytes = size_t{256} << 10;
+
+// An open file that is streamed, and its size where it has one.
+struct Input {
+  int file = -1;
+  std::string name;
+  absl::optional<int64_t> bytes;
+};
+
+absl::StatusOr<Input> OpenInput(const std::string& path, int standard_input) {
+  Input input = {.file = standard_input, .name = "standard input"};
+  if (path != "-") {
+    input.name = path;
+    input.file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (input.file < 0) return absl::InvalidArgumentError(absl::StrCat("cannot open '", path, "': ", strerror(errno)));
+  }
+  struct stat info;
+  if (fstat(input.file, &info) == 0) {
+    if (S_ISDIR(info.st_mode)) {
+      close(input.file);
+      return absl::InvalidArgumentError(absl::StrCat("'", path, "' is a folder"));
+    }
+    if (S_ISREG(info.st_mode)) input.bytes = info.st_size;
+  }
+  return input;
+}
+
+// Reads past what the session has. Also where the input cannot seek.
+absl::Status Skip(const Input& input, int64_t bytes, Interrupt* interrupt) {
+  std::vector<char> buffer(kReadBytes);
+  for (int64_t left = bytes; left > 0;) {
+    ASSIGN_OR_RETURN(size_t size, interrupt->Read(input.file, absl::MakeSpan(buffer).subspan(
+                                                                  0, std::min<int64_t>(left, kReadBytes))));
+    if (size == 0) {
+      return absl::OutOfRangeError(absl::StrCat("the session has ", bytes, " bytes and ", input.name, " only ",
+                                                bytes - left,
+                                                ": it was not streamed from here, or not from here alone"));
+    }
+    left -= size;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Copy(const Input& input, StreamWriter* writer, ProgressBar* bar, int64_t skipped_bytes,
+                  Interrupt* interrupt) {
+  std::vector<char> buffer(kReadBytes);
+  while (true) {
+    ASSIGN_OR_RETURN(size_t size, interrupt->Read(input.file, absl::MakeSpan(buffer)));
+    if (size == 0) return absl::OkStatus();
+    RETURN_IF_ERROR(writer->Append(absl::string_view(buffer.data(), size)));
+    bar->Show(writer->progress(), skipped_bytes + writer->appended_bytes(), absl::Now());
+  }
+}
+
+std::string TotalsText(const StreamTotals& totals) {
+  const double seconds = absl::ToDoubleSeconds(totals.elapsed);
+  const Watermarks& watermarks = totals.progress.watermarks;
+  std::string text = absl::StrFormat(
+      "streamed %s to '%s' in %.1f s: %s tokens (%s tokens/s); accepted %s, durable %s, memorized %s",
+      FormatBytes(totals.sent_bytes), totals.session_id, seconds, FormatCount(totals.accepted_tokens),
+      FormatCount(static_cast<int64_t>(totals.accepted_tokens / std::max(seconds, 1e-3))),
+      FormatCount(watermarks.accepted), FormatCount(watermarks.durable), FormatCount(watermarks.memorized));
+  if (totals.progress.mean_surprise) absl::StrAppendFormat(&text, "; surprise %.4g", *totals.progress.mean_surprise);
+  if (totals.skipped_bytes > 0) absl::StrAppend(&text, "; ", FormatBytes(totals.skipped_bytes), " were there already");
+  return text;
+}
+
+}  // namespace
+
+absl::Status RunStream(const CommandLine& line, Client* client, Interrupt* interrupt, const Terminal& terminal) {
+  ASSIGN_OR_RETURN(const Input input, OpenInput(line.arguments.size() > 1 ? line.arguments[1] : "-", terminal.input));
+  absl::Cleanup close_input = [&] {
+    if (input.file != terminal.input) close(input.file);
+  };
+
+  // The callbacks come before the bar can be made: it needs to know where the session was.
+  std::atomic<ProgressBar*> bar_to_show{nullptr};
+  std::atomic<int64_t> read_bytes{0};
+  StreamOptions options;
+  options.model = line.model;
+  options.take_over = line.take_over;
+  options.on_progress = [&](const StreamProgress& progress) {
+    if (ProgressBar* bar = bar_to_show)
+      bar->Show(progress, read_bytes + progress.watermarks.accepted_bytes, absl::Now());
+  };
+  options.on_reconnect = [&](const absl::Status& why, absl::Duration) {
+    if (ProgressBar* bar = bar_to_show) bar->Print(absl::StrCat("mnemo: connecting again: ", why.message()));
+  };
+  const absl::Time start_time = absl::Now();
+  ASSIGN_OR_RETURN(std::unique_ptr<StreamWriter> writer, client->OpenStream(line.arguments[0], options));
+  const StreamOpening& opened = writer->opened();
+  const Watermarks start = opened.session.watermarks;
+  const int64_t skipped_bytes = line.resume ? start.accepted_bytes : 0;
+  // With it, bytes accepted in all become bytes of this input.
+  read_bytes = skipped_bytes - start.accepted_bytes;
+  ProgressBar bar(terminal.shows_progress ? &terminal.err : nullptr, input.bytes, start, start_time);
+  bar_to_show = &bar;
+  interrupt->SetAction([&] { writer->Cancel(); });
+
+  absl::Status status = Skip(input, skipped_bytes, interrupt);
+  if (status.ok()) status = Copy(input, writer.get(), &bar, skipped_bytes, interrupt);
+  if (status.ok()) status = writer->Flush();
+  if (status.ok()) status = writer->Close();
+  interrupt->SetAction(nullptr);
+  StreamTotals totals = {.session_id = opened.session.session_id,
+                         .created = opened.created,
+                         .skipped_bytes = skipped_bytes,
+                         .sent_bytes = writer->appended_bytes(),
+                         .elapsed = absl::Now() - start_time,
+                         .progress = writer->progress()};
+  totals.accepted_tokens = totals.progress.watermarks.accepted - start.accepted;
+  writer.reset();  // no callback from here on
+  bar.Clear();
+  if (status.ok() || absl::IsCancelled(status)) {
+    terminal.out << (line.json ? StreamJson(totals) : TotalsText(totals)) << std::endl;
+  }
+  return status;
+}
+
+}  // namespace mnemosyne::client

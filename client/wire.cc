@@ -1,0 +1,105 @@
+#include "client/wire.h"
+
+#include "absl/strings/str_cat.h"
+#include "core/base/utf8.h"
+
+namespace mnemosyne::client {
+namespace {
+
+absl::Time FromWire(const google::protobuf::Timestamp& time) {
+  return absl::FromUnixSeconds(time.seconds()) + absl::Nanoseconds(time.nanos());
+}
+
+absl::Duration FromWire(const google::protobuf::Duration& duration) {
+  return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
+}
+
+TokenizerKind FromWire(v1::TokenizerKind kind) {
+  switch (kind) {
+    case v1::TOKENIZER_KIND_BYTES:
+      return TokenizerKind::kBytes;
+    case v1::TOKENIZER_KIND_SENTENCEPIECE:
+      return TokenizerKind::kSentencePiece;
+    case v1::TOKENIZER_KIND_NONE:
+      return TokenizerKind::kNone;
+    default:
+      return TokenizerKind::kUnspecified;
+  }
+}
+
+StopReason FromWire(v1::StopReason reason) {
+  switch (reason) {
+    case v1::STOP_REASON_END_OF_ANSWER:
+      return StopReason::kEndOfAnswer;
+    case v1::STOP_REASON_STOP_STRING:
+      return StopReason::kStopString;
+    case v1::STOP_REASON_MAX_TOKENS:
+      return StopReason::kMaxTokens;
+    default:
+      return StopReason::kUnspecified;
+  }
+}
+
+}  // namespace
+
+absl::Status FromWire(const grpc::Status& status) {
+  // The numbers are the same on both sides.
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+}
+
+Watermarks FromWire(const v1::Watermarks& watermarks) {
+  return {.accepted = watermarks.accepted(),
+          .durable = watermarks.durable(),
+          .memorized = watermarks.memorized(),
+          .accepted_bytes = watermarks.accepted_bytes()};
+}
+
+SessionInfo FromWire(const v1::Session& session) {
+  SessionInfo info;
+  info.session_id = session.session_id();
+  info.model = session.model();
+  info.fingerprint = session.fingerprint();
+  info.watermarks = FromWire(session.watermarks());
+  info.epoch = session.epoch();
+  info.next_sequence = session.next_sequence();
+  info.pending_tokens = session.pending_tokens();
+  info.state_bytes = session.state_bytes();
+  info.log_bytes = session.log_bytes();
+  info.resident = session.resident();
+  info.labels = {session.labels().begin(), session.labels().end()};
+  info.create_time = FromWire(session.create_time());
+  info.update_time = FromWire(session.update_time());
+  if (session.has_failure()) info.failure = session.failure();
+  return info;
+}
+
+ModelInfo FromWire(const v1::Model& model) {
+  return {.name = model.name(),
+          .fingerprint = model.fingerprint(),
+          .parameter_count = model.parameter_count(),
+          .vocab_size = model.vocab_size(),
+          .block_tokens = model.block_tokens(),
+          .state_bytes = model.state_bytes(),
+          .tokenizer = FromWire(model.tokenizer())};
+}
+
+QuerySummary FromWire(const v1::Summary& summary) {
+  QuerySummary out;
+  out.stop_reason = FromWire(summary.stop_reason());
+  out.prompt_tokens = summary.prompt_tokens();
+  out.pending_tokens = summary.pending_tokens();
+  out.answer_tokens = summary.answer_tokens();
+  out.queue_time = FromWire(summary.queue_time());
+  out.time_to_first_token = FromWire(summary.time_to_first_token());
+  out.total_time = FromWire(summary.total_time());
+  out.as_of_offset = summary.as_of_offset();
+  if (summary.has_remembered_offset()) out.remembered_offset = summary.remembered_offset();
+  return out;
+}
+
+absl::Status CheckUtf8(absl::string_view what, absl::string_view text) {
+  if (ToValidUtf8(text) == text) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the ", what, " is not valid UTF-8"));
+}
+
+}  // namespace mnemosyne::client

@@ -1,0 +1,29 @@
+// Between the wire's messages and the client's values. Internal to client/.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "client/client.h"
+#include "client/stream_writer.h"
+#include "mnemosyne/v1/memory_service.grpc.pb.h"
+
+namespace mnemosyne::client {
+
+absl::Status FromWire(const grpc::Status& status);
+Watermarks FromWire(const v1::Watermarks& watermarks);
+SessionInfo FromWire(const v1::Session& session);
+ModelInfo FromWire(const v1::Model& model);
+QuerySummary FromWire(const v1::Summary& summary);
+
+// INVALID_ARGUMENT, naming `what`, when the text is not UTF-8: the wire could not carry it.
+absl::Status CheckUtf8(absl::string_view what, absl::string_view text);
+
+// Shared, so that a writer may outlive its client.
+using SharedStub = std::shared_ptr<v1::MemoryService::Stub>;
+
+}  // namespace mnemosyne::client

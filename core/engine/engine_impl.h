@@ -1,0 +1,104 @@
+// The engine: sessions, their log, the workers and the queries, wired together (docs/architecture.md).
+//
+// Lock order: mutex_ before a seat's or the session manager's, those before a session's, that before the committer's.
+// None is held across a disk access, a model's step or an observer.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/synchronization/mutex.h"
+#include "core/engine/engine.h"
+#include "core/engine/query_run.h"
+#include "core/engine/writer_seat.h"
+#include "core/execution/worker_pool.h"
+#include "core/scheduling/scheduler.h"
+#include "core/session/log_committer.h"
+#include "core/session/session_manager.h"
+
+namespace mnemosyne {
+
+class EngineImpl final : public Engine {
+ public:
+  static absl::StatusOr<std::unique_ptr<EngineImpl>> Start(const Options& options);
+  ~EngineImpl() override;
+
+  const Options& options() const override { return options_; }
+  const std::vector<ModelInfo>& models() const override { return model_infos_; }
+  std::string blas() const override { return BlasDescription(); }
+  absl::StatusOr<SessionInfo> CreateSession(const std::string& id, const std::string& model,
+                                            const std::map<std::string, std::string>& labels) override;
+  absl::StatusOr<SessionInfo> GetSession(const std::string& id) override;
+  SessionPage ListSessions(const std::map<std::string, std::string>& labels, const std::string& from_id,
+                           int page_size) override;
+  absl::Status DeleteSession(const std::string& id) override;
+  absl::StatusOr<SessionInfo> Reset(const std::string& id) override;
+  absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(const std::string& id, const WriterOptions& options,
+                                                     std::shared_ptr<WriterObserver> observer) override;
+  absl::StatusOr<std::unique_ptr<QueryHandle>> StartQuery(const QueryOptions& options,
+                                                          std::shared_ptr<QueryObserver> observer) override;
+  EngineStats stats() const override;
+  absl::Status Drain(absl::Time deadline) override;
+
+  // For writers.
+  absl::Status Append(const std::shared_ptr<WriterSeat>& seat, uint64_t sequence, Content content);
+  absl::Status Flush(const std::shared_ptr<WriterSeat>& seat);
+  void CloseWriter(const std::shared_ptr<WriterSeat>& seat);
+  // For query handles.
+  void CancelQuery(uint64_t id);
+
+ private:
+  explicit EngineImpl(const Options& options) : options_(options) {}
+  absl::Status Initialize();
+  absl::StatusOr<SessionHandle> CreateHandle(const std::string& id, const std::string& model,
+                                             const std::map<std::string, std::string>& labels);
+  absl::Status CheckContent(const Content& content, const Model& model, int64_t max_bytes) const;
+  absl::Status CheckTakingWork() const;
+  SessionInfo Describe(const SessionMetadata& metadata, const Session* session) const;
+
+  void Committed(const absl::Status& status, const std::vector<LogCommitter::Item>& items);
+  void RunWork(const Work& work);
+  void StepSession(uint64_t number);
+  void RunQuery(uint64_t id);
+  void EnqueueQuery(const std::shared_ptr<QueryRun>& query);
+  void EndQuery(const std::shared_ptr<QueryRun>& query, const absl::StatusOr<QuerySummary>& summary);
+  std::shared_ptr<QueryRun> FindQuery(uint64_t id) const;
+
+  void MarkWriter(uint64_t number);
+  void LoseWriter(uint64_t number, const absl::Status& status);
+  // Ends everyone's business with the session and waits until nothing of it is on its way.
+  absl::Status Isolate(const SessionHandle& handle, const absl::Status& reason);
+  void Snapshotter();
+
+  const Options options_;
+  std::map<std::string, std::unique_ptr<Model>> models_;
+  std::vector<ModelInfo> model_infos_;
+  std::unique_ptr<Storage> storage_;
+  std::unique_ptr<Scheduler> scheduler_;
+  std::unique_ptr<SessionManager> sessions_;
+  std::unique_ptr<WriterNotifier> notifier_;
+  std::unique_ptr<LogCommitter> committer_;
+  std::unique_ptr<WorkerPool> workers_;
+
+  mutable absl::Mutex mutex_;
+  absl::flat_hash_map<uint64_t, std::shared_ptr<WriterSeat>> seats_ ABSL_GUARDED_BY(mutex_);      // by session number
+  absl::flat_hash_map<uint64_t, std::shared_ptr<QueryRun>> queries_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_set<uint64_t> isolated_ ABSL_GUARDED_BY(mutex_);   // sessions that are being reset or deleted
+  absl::flat_hash_set<uint64_t> snapshots_due_ ABSL_GUARDED_BY(mutex_);
+  uint64_t next_query_ ABSL_GUARDED_BY(mutex_) = 1;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status disk_status_ ABSL_GUARDED_BY(mutex_);
+  EngineStats counts_ ABSL_GUARDED_BY(mutex_);  // the counters that are the engine's own
+  std::thread snapshotter_;
+};
+
+}  // namespace mnemosyne

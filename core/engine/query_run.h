@@ -1,0 +1,61 @@
+// One query on its way: waits for its fork point, reads, decodes a few tokens a turn.
+//
+// Its turns are taken by one worker at a time; Finish and Close may come from any thread.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "core/engine/engine.h"
+#include "core/engine/writer_seat.h"
+#include "core/model/decoder.h"
+#include "core/session/session_manager.h"
+
+namespace mnemosyne {
+
+class QueryRun {
+ public:
+  // `prompt`: its tokens, with the model's question token.
+  QueryRun(uint64_t id, QueryOptions options, std::vector<int32_t> prompt, SessionHandle session,
+           std::shared_ptr<QueryObserver> observer);
+
+  uint64_t id() const { return id_; }
+  const QueryOptions& options() const { return options_; }
+  const std::shared_ptr<Session>& session() const { return session_.shared(); }
+
+  void SetForkPoint(Session::ForkPoint point) { fork_point_ = std::move(point); }
+
+  // One turn. nullopt: there is more to do; else how it ended.
+  std::optional<absl::StatusOr<QuerySummary>> Turn();
+
+  // Question and answer as content of the session, for `remember`.
+  Content Remembered() const;
+
+  // Tells the end, once; the session's pin is given back.
+  void Finish(const absl::StatusOr<QuerySummary>& summary);
+  void Close() { gate_.Close(); }  // the handle is destroyed
+
+ private:
+  absl::Status Begin();
+
+  const uint64_t id_;
+  const QueryOptions options_;
+  const std::vector<int32_t> prompt_;
+  const std::shared_ptr<QueryObserver> observer_;
+  const absl::Time asked_;
+  ObserverGate gate_;
+  std::atomic<bool> finished_ = false;
+  SessionHandle session_;
+  Session::ForkPoint fork_point_;
+  std::vector<int32_t> to_read_;
+  size_t read_ = 0;
+  std::unique_ptr<Decoder> decoder_;
+  QuerySummary summary_;
+};
+
+}  // namespace mnemosyne

@@ -1,0 +1,93 @@
+#include "core/engine/writer_seat.h"
+
+namespace mnemosyne {
+
+bool WriterSeat::Lose(const absl::Status& status) {
+  SessionHandle pin;  // given back with no lock held
+  absl::MutexLock lock(&mutex_);
+  if (!lost_.ok()) return false;
+  lost_ = status;
+  pin = std::move(session_);
+  return true;
+}
+
+void WriterSeat::RequestFlush() {
+  absl::MutexLock lock(&mutex_);
+  if (session_) flushes_.push_back(session_->CurrentFlushPoint());
+}
+
+void WriterSeat::Tell() {
+  gate_.Tell([this] {
+    std::shared_ptr<Session> session;
+    int flushed = 0;
+    bool has_room = false;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (told_lost_) return;
+      if (!lost_.ok()) {
+        told_lost_ = true;
+      } else {
+        session = session_.shared();
+        while (!flushes_.empty() && session->IsFlushed(flushes_.front())) {
+          flushes_.pop_front();
+          flushed += 1;
+        }
+        has_room = wants_room_ && session->HasRoom(max_backlog_tokens_);
+        if (has_room) wants_room_ = false;
+      }
+    }
+    if (session == nullptr) {
+      observer_->OnLost(lost());
+      return;
+    }
+    const Session::Marks marks = session->marks();
+    Progress progress;
+    progress.sequence = marks.next_sequence - 1;
+    progress.durable_sequence = marks.durable_sequence;
+    progress.watermarks = {marks.accepted, marks.durable, marks.memorized, marks.accepted_bytes};
+    progress.mean_surprise = session->TakeSurprise();
+    do {
+      progress.flushed = flushed > 0;
+      observer_->OnProgress(progress);
+      progress.mean_surprise.reset();
+    } while (--flushed > 0);
+    if (has_room) observer_->OnRoom();
+  });
+}
+
+WriterNotifier::WriterNotifier() : thread_([this] { Run(); }) {}
+
+WriterNotifier::~WriterNotifier() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  thread_.join();
+}
+
+void WriterNotifier::Mark(std::shared_ptr<WriterSeat> seat) {
+  if (seat->marked.exchange(true)) return;
+  absl::MutexLock lock(&mutex_);
+  marked_.push_back(std::move(seat));
+}
+
+void WriterNotifier::Run() {
+  while (true) {
+    std::shared_ptr<WriterSeat> seat;
+    {
+      absl::MutexLock lock(&mutex_);
+      const auto due = [this] {
+        mutex_.AssertHeld();
+        return stopping_ || !marked_.empty();
+      };
+      mutex_.Await(absl::Condition(&due));
+      if (marked_.empty()) return;
+      seat = std::move(marked_.front());
+      marked_.pop_front();
+    }
+    seat->marked = false;  // before it looks: what comes later marks it again
+    seat->Tell();
+  }
+}
+
+}  // namespace mnemosyne

@@ -1,0 +1,76 @@
+#include "core/session/log_committer.h"
+
+#include "absl/time/clock.h"
+
+namespace mnemosyne {
+
+namespace {
+constexpr int64_t kMaxWaitingBytes = int64_t{64} << 20;
+}
+
+LogCommitter::LogCommitter(Storage* storage, std::function<void(const absl::Status&, const std::vector<Item>&)> done)
+    : storage_(storage), done_(std::move(done)), thread_([this] { Run(); }) {}
+
+LogCommitter::~LogCommitter() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  thread_.join();
+}
+
+void LogCommitter::Add(Item item) {
+  absl::MutexLock lock(&mutex_);
+  waiting_bytes_ += item.accepted.record.payload.size();
+  waiting_.push_back(std::move(item));
+}
+
+bool LogCommitter::IsIdle() const {
+  absl::MutexLock lock(&mutex_);
+  return waiting_.empty() && !committing_;
+}
+
+bool LogCommitter::HasRoom() const {
+  absl::MutexLock lock(&mutex_);
+  return waiting_bytes_ < kMaxWaitingBytes;
+}
+
+LogCommitter::Stats LogCommitter::stats() const {
+  absl::MutexLock lock(&mutex_);
+  return stats_;
+}
+
+void LogCommitter::Run() {
+  while (true) {
+    std::vector<Item> batch;
+    {
+      absl::MutexLock lock(&mutex_);
+      const auto due = [this] {
+        mutex_.AssertHeld();
+        return stopping_ || !waiting_.empty();
+      };
+      mutex_.Await(absl::Condition(&due));
+      if (waiting_.empty()) return;
+      batch.swap(waiting_);
+      waiting_bytes_ = 0;
+      committing_ = true;
+    }
+    std::vector<LogRecord> records;
+    records.reserve(batch.size());
+    for (Item& item : batch) records.push_back(std::move(item.accepted.record));
+    const absl::Time begin = absl::Now();
+    const absl::Status status = storage_->AppendLog(records);
+    const double seconds = absl::ToDoubleSeconds(absl::Now() - begin);
+    for (size_t i = 0; i < batch.size(); ++i) {  // the payload is not needed any more; the numbers are
+      batch[i].accepted.record = std::move(records[i]);
+      batch[i].accepted.record.payload.clear();
+    }
+    done_(status, batch);
+    absl::MutexLock lock(&mutex_);
+    committing_ = false;
+    stats_.commits += 1;
+    stats_.commit_seconds += seconds;
+  }
+}
+
+}  // namespace mnemosyne

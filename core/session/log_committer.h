@@ -1,0 +1,56 @@
+// Writes accepted records to the log with one fsync for all that wait: records that come while one batch is on its way
+// make the next.
+//
+// Thread-safe. Destroying it writes what waits first.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "core/session/session.h"
+#include "core/storage/storage.h"
+
+namespace mnemosyne {
+
+class LogCommitter {
+ public:
+  struct Item {
+    std::shared_ptr<Session> session;
+    Session::Accepted accepted;
+  };
+  // `done` is told of each batch in order, from the committer's thread: OK, its records are durable. storage: not owned.
+  LogCommitter(Storage* storage, std::function<void(const absl::Status&, const std::vector<Item>&)> done);
+  ~LogCommitter();
+
+  void Add(Item item);
+  bool IsIdle() const;
+  // Bytes that wait are bounded by the callers' backlogs; HasRoom is false beyond 64 MiB.
+  bool HasRoom() const;
+
+  struct Stats {
+    int64_t commits = 0;
+    double commit_seconds = 0;
+  };
+  Stats stats() const;
+
+ private:
+  void Run();
+
+  Storage* const storage_;
+  const std::function<void(const absl::Status&, const std::vector<Item>&)> done_;
+  mutable absl::Mutex mutex_;
+  std::vector<Item> waiting_ ABSL_GUARDED_BY(mutex_);
+  int64_t waiting_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool committing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  Stats stats_ ABSL_GUARDED_BY(mutex_);
+  std::thread thread_;
+};
+
+}  // namespace mnemosyne

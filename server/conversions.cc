@@ -1,0 +1,228 @@
+#include "server/conversions.h"
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "core/base/bytes.h"
+#include "core/base/checksum.h"
+#include "core/base/status_macros.h"
+#include "core/base/utf8.h"
+
+namespace mnemosyne {
+namespace {
+
+constexpr size_t kMaxMessageBytes = 1024;
+constexpr int32_t kMaxAnswerTokens = 65536;
+constexpr float kMinTemperature = 0.01f, kMaxTemperature = 100.0f;
+constexpr int kMaxStopStrings = 16;
+constexpr size_t kMaxStopBytes = 256;
+
+void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
+  const int64_t seconds = absl::ToUnixSeconds(time);
+  out->set_seconds(seconds);
+  out->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(time - absl::FromUnixSeconds(seconds))));
+}
+
+void SetDuration(absl::Duration duration, google::protobuf::Duration* out) {
+  absl::Duration rest;
+  out->set_seconds(absl::IDivDuration(duration, absl::Seconds(1), &rest));
+  out->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
+}
+
+v1::TokenizerKind ToProto(TokenizerKind kind) {
+  switch (kind) {
+    case TokenizerKind::kBytes:
+      return v1::TOKENIZER_KIND_BYTES;
+    case TokenizerKind::kSentencePiece:
+      return v1::TOKENIZER_KIND_SENTENCEPIECE;
+    case TokenizerKind::kNone:
+      break;
+  }
+  return v1::TOKENIZER_KIND_NONE;
+}
+
+v1::StopReason ToProto(StopReasonKind kind) {
+  switch (kind) {
+    case StopReasonKind::kEndOfAnswer:
+      return v1::STOP_REASON_END_OF_ANSWER;
+    case StopReasonKind::kStopString:
+      return v1::STOP_REASON_STOP_STRING;
+    case StopReasonKind::kMaxTokens:
+      break;
+  }
+  return v1::STOP_REASON_MAX_TOKENS;
+}
+
+Content TokenContent(const v1::TokenIds& ids) {
+  return {.kind = ContentKind::kTokenIds, .bytes = {}, .tokens = {ids.ids().begin(), ids.ids().end()}};
+}
+
+uint64_t DrawSeed() {
+  std::random_device random;
+  return (uint64_t{random()} << 32) | random();
+}
+
+absl::Status CheckSampling(const v1::QueryRequest& request) {
+  if (request.has_max_tokens() && (request.max_tokens() < 1 || request.max_tokens() > kMaxAnswerTokens)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_tokens is ", request.max_tokens(), "; it is to be 1 to ", kMaxAnswerTokens));
+  }
+  const float temperature = request.temperature();
+  if (!std::isfinite(temperature) ||
+      (temperature != 0.0f && (temperature < kMinTemperature || temperature > kMaxTemperature))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("temperature is ", temperature, "; it is to be 0 or ", kMinTemperature, " to ", kMaxTemperature));
+  }
+  if (request.has_top_k() && request.top_k() < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("top_k is ", request.top_k(), "; it is to be at least 1"));
+  }
+  if (request.has_top_p() && !(request.top_p() > 0.0f && request.top_p() <= 1.0f)) {
+    return absl::InvalidArgumentError(absl::StrCat("top_p is ", request.top_p(), "; it is to be above 0, up to 1"));
+  }
+  if (request.stop_size() > kMaxStopStrings) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("stop has ", request.stop_size(), " strings; the maximum is ", kMaxStopStrings));
+  }
+  for (int i = 0; i < request.stop_size(); ++i) {
+    const size_t bytes = request.stop(i).size();
+    if (bytes < 1 || bytes > kMaxStopBytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("stop[", i, "] has ", bytes, " bytes; it is to have 1 to ", kMaxStopBytes));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+grpc::Status ToGrpcStatus(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  std::string message = ToValidUtf8(status.message());
+  if (message.size() > kMaxMessageBytes) {
+    message.resize(kMaxMessageBytes);
+    message.resize(message.size() - UnfinishedUtf8Bytes(message));
+  }
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), message);
+}
+
+void ToProto(const Watermarks& watermarks, v1::Watermarks* out) {
+  out->set_accepted(watermarks.accepted);
+  out->set_durable(watermarks.durable);
+  out->set_memorized(watermarks.memorized);
+  out->set_accepted_bytes(watermarks.accepted_bytes);
+}
+
+void ToProto(const SessionInfo& session, v1::Session* out) {
+  out->set_session_id(session.id);
+  out->set_model(session.model);
+  out->set_fingerprint(session.fingerprint);
+  ToProto(session.watermarks, out->mutable_watermarks());
+  out->set_epoch(session.epoch);
+  out->set_next_sequence(session.next_sequence);
+  out->set_pending_tokens(session.pending_tokens);
+  out->set_state_bytes(session.state_bytes);
+  out->set_log_bytes(session.log_bytes);
+  out->set_resident(session.resident);
+  for (const auto& [key, value] : session.labels) (*out->mutable_labels())[key] = value;
+  SetTime(session.create_time, out->mutable_create_time());
+  SetTime(session.update_time, out->mutable_update_time());
+  if (!session.failure.empty()) out->set_failure(session.failure);
+}
+
+void ToProto(const ModelInfo& model, v1::Model* out) {
+  out->set_name(model.name);
+  out->set_fingerprint(model.fingerprint);
+  out->set_parameter_count(model.parameter_count);
+  out->set_vocab_size(static_cast<int32_t>(model.config.vocab_size));
+  out->set_block_tokens(model.config.block_tokens());
+  out->set_state_bytes(model.state_bytes);
+  out->set_tokenizer(ToProto(model.config.tokenizer.kind));
+}
+
+void ToProto(const QuerySummary& summary, v1::Summary* out) {
+  out->set_stop_reason(ToProto(summary.stop_reason));
+  out->set_prompt_tokens(summary.prompt_tokens);
+  out->set_pending_tokens(summary.pending_tokens);
+  out->set_answer_tokens(summary.answer_tokens);
+  SetDuration(summary.queue_time, out->mutable_queue_time());
+  SetDuration(summary.time_to_first_token, out->mutable_time_to_first_token());
+  SetDuration(summary.total_time, out->mutable_total_time());
+  out->set_as_of_offset(summary.as_of_offset);
+  if (summary.remembered_offset.has_value()) out->set_remembered_offset(*summary.remembered_offset);
+}
+
+absl::StatusOr<Content> ContentOf(const v1::Append& append) {
+  if (append.sequence() == 0) return absl::InvalidArgumentError("append.sequence is 0; sequence numbers begin at 1");
+  switch (append.content_case()) {
+    case v1::Append::kText:
+      if (append.text().empty()) return absl::InvalidArgumentError("append.text is empty");
+      return Content{.kind = ContentKind::kText, .bytes = append.text(), .tokens = {}};
+    case v1::Append::kTokenIds:
+      if (append.token_ids().ids().empty()) return absl::InvalidArgumentError("append.token_ids is empty");
+      return TokenContent(append.token_ids());
+    case v1::Append::CONTENT_NOT_SET:
+      break;
+  }
+  return absl::InvalidArgumentError("append.content: neither text nor token_ids is set");
+}
+
+absl::StatusOr<QueryOptions> QueryOptionsOf(const v1::QueryRequest& request) {
+  if (request.session_id().empty()) return absl::InvalidArgumentError("session_id is empty");
+  RETURN_IF_ERROR(CheckSampling(request));
+  QueryOptions out;
+  out.session_id = request.session_id();
+  switch (request.prompt_case()) {
+    case v1::QueryRequest::kText:
+      if (request.text().empty()) return absl::InvalidArgumentError("prompt: text is empty");
+      out.prompt = {.kind = ContentKind::kText, .bytes = request.text(), .tokens = {}};
+      break;
+    case v1::QueryRequest::kTokenIds:
+      if (request.token_ids().ids().empty()) return absl::InvalidArgumentError("prompt: token_ids is empty");
+      out.prompt = TokenContent(request.token_ids());
+      break;
+    case v1::QueryRequest::PROMPT_NOT_SET:
+      return absl::InvalidArgumentError("prompt: neither text nor token_ids is set");
+  }
+  out.raw_prompt = request.raw_prompt();
+  if (request.has_max_tokens()) out.max_tokens = request.max_tokens();
+  if (request.has_temperature()) out.temperature = request.temperature();
+  if (request.has_top_k()) out.top_k = request.top_k();
+  if (request.has_top_p()) out.top_p = request.top_p();
+  out.seed = request.has_seed() ? request.seed() : DrawSeed();
+  out.stop.assign(request.stop().begin(), request.stop().end());
+  out.remember = request.remember();
+  return out;
+}
+
+absl::StatusOr<int> PageSizeOf(int32_t page_size) {
+  if (page_size < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("page_size is ", page_size, "; it is to be at least 0"));
+  }
+  return page_size == 0 ? 100 : std::min(page_size, 1000);
+}
+
+std::string PageToken(absl::string_view list, absl::string_view next) {
+  ByteWriter out;
+  out.U64(Checksum64(absl::StrCat(list, absl::string_view("\0", 1), next)));
+  out.Raw(next);
+  return absl::WebSafeBase64Escape(out.bytes());
+}
+
+absl::StatusOr<std::string> PageStart(absl::string_view list, absl::string_view token) {
+  if (token.empty()) return std::string();
+  std::string bytes;
+  if (absl::WebSafeBase64Unescape(token, &bytes)) {
+    ByteReader in(bytes);
+    const absl::StatusOr<uint64_t> checksum = in.U64();
+    const std::string next(in.rest());
+    if (checksum.ok() && PageToken(list, next) == token) return next;
+  }
+  return absl::InvalidArgumentError("page_token was not given by this server for this list and these labels");
+}
+
+}  // namespace mnemosyne

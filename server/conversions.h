@@ -1,0 +1,39 @@
+// Between the wire's messages and the engine's types. Pure functions.
+//
+// A request that says something the contract forbids is INVALID_ARGUMENT naming the field and its limit; what only the
+// engine can know (vocabulary, sizes, sessions) is left to it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "core/engine/engine.h"
+#include "grpcpp/support/status.h"
+#include "mnemosyne/v1/memory_service.pb.h"
+
+namespace mnemosyne {
+
+// The same code; the message as valid UTF-8 of at most 1 KiB, as it travels in a header.
+grpc::Status ToGrpcStatus(const absl::Status& status);
+
+void ToProto(const Watermarks& watermarks, v1::Watermarks* out);
+void ToProto(const SessionInfo& session, v1::Session* out);
+void ToProto(const ModelInfo& model, v1::Model* out);
+void ToProto(const QuerySummary& summary, v1::Summary* out);
+
+absl::StatusOr<Content> ContentOf(const v1::Append& append);
+absl::StatusOr<QueryOptions> QueryOptionsOf(const v1::QueryRequest& request);
+
+// How many a List call returns: 0 is 100, above 1000 is 1000.
+absl::StatusOr<int> PageSizeOf(int32_t page_size);
+
+// Page tokens: where the next page begins, tied to what was listed (`list`: the method and its filter).
+std::string PageToken(absl::string_view list, absl::string_view next);
+// An empty token is the beginning. INVALID_ARGUMENT for a token that was not given for this list.
+absl::StatusOr<std::string> PageStart(absl::string_view list, absl::string_view token);
+
+}  // namespace mnemosyne

@@ -1,0 +1,44 @@
+#include "server/log.h"
+
+#include <cstdio>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace mnemosyne {
+namespace {
+
+absl::string_view LevelName(LogLevel level) {
+  switch (level) {
+    case LogLevel::kInfo:
+      return "info";
+    case LogLevel::kWarning:
+      return "warning";
+    case LogLevel::kError:
+      break;
+  }
+  return "error";
+}
+
+std::string Value(const std::string& value) {
+  const std::string escaped = absl::Utf8SafeCEscape(value);
+  if (escaped == value && !value.empty() && value.find(' ') == std::string::npos) return value;
+  return absl::StrCat("\"", escaped, "\"");
+}
+
+}  // namespace
+
+std::string FormatLogRecord(absl::Time time, LogLevel level, absl::string_view message, const LogFields& fields) {
+  std::string line = absl::StrCat(absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", time, absl::UTCTimeZone()), " ",
+                                  LevelName(level), " ", absl::Utf8SafeCEscape(message));
+  for (const auto& [key, value] : fields) absl::StrAppend(&line, " ", key, "=", Value(value));
+  return line;
+}
+
+void Log(LogLevel level, absl::string_view message, const LogFields& fields) {
+  const std::string line = absl::StrCat(FormatLogRecord(absl::Now(), level, message, fields), "\n");
+  std::fwrite(line.data(), 1, line.size(), stderr);  // one write: records of several threads do not mix
+}
+
+}  // namespace mnemosyne

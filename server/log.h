@@ -1,0 +1,26 @@
+// One-line log records on stderr: time, level, message, key=value. They hold no tokens and no memory contents.
+//
+//   Log(LogLevel::kInfo, "data folder opened", {{"path", "data"}, {"sessions", "12"}});
+//   2026-01-31T12:00:00.000Z info data folder opened path=data sessions=12
+//
+// Thread-safe.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace mnemosyne {
+
+enum class LogLevel { kInfo, kWarning, kError };
+using LogFields = std::vector<std::pair<std::string, std::string>>;
+
+// The record as Log writes it, without the newline. Values with spaces, quotes or control characters are quoted.
+std::string FormatLogRecord(absl::Time time, LogLevel level, absl::string_view message, const LogFields& fields);
+
+void Log(LogLevel level, absl::string_view message, const LogFields& fields = {});
+
+}  // namespace mnemosyne

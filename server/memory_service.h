@@ -1,0 +1,55 @@
+// mnemosyne.v1.MemoryService over an Engine: translates, guards and counts.
+//
+//   MemoryService service(engine, metrics, {});
+//   grpc::ServerBuilder().RegisterService(&service)...
+//
+// Thread-safe. The engine's calls that may wait for a disk run on threads of its own (BlockingCalls); when too many
+// wait, a call is answered UNAVAILABLE at once.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "core/engine/engine.h"
+#include "mnemosyne/v1/memory_service.grpc.pb.h"
+#include "server/call.h"
+
+namespace mnemosyne {
+
+class MemoryService final : public v1::MemoryService::CallbackService {
+ public:
+  struct Options {
+    int blocking_threads = 8;
+    int max_blocking_waiting = 1024;
+  };
+  MemoryService(Engine& engine, Metrics& metrics, const Options& options);  // both outlive it
+  ~MemoryService() override;  // after the gRPC server's shutdown; waits for the last call
+
+  // Ends every stream, now and from now on, with `status`.
+  void EndStreams(const absl::Status& status) { registry_.EndAll(status); }
+  int64_t calls() const { return registry_.count(); }
+
+  grpc::ServerBidiReactor<v1::StreamRequest, v1::StreamResponse>* Stream(grpc::CallbackServerContext* context) override;
+  grpc::ServerWriteReactor<v1::QueryResponse>* Query(grpc::CallbackServerContext* context,
+                                                     const v1::QueryRequest* request) override;
+  grpc::ServerUnaryReactor* Reset(grpc::CallbackServerContext* context, const v1::ResetRequest* request,
+                                  v1::ResetResponse* response) override;
+  grpc::ServerUnaryReactor* CreateSession(grpc::CallbackServerContext* context, const v1::CreateSessionRequest* request,
+                                          v1::CreateSessionResponse* response) override;
+  grpc::ServerUnaryReactor* GetSession(grpc::CallbackServerContext* context, const v1::GetSessionRequest* request,
+                                       v1::GetSessionResponse* response) override;
+  grpc::ServerUnaryReactor* ListSessions(grpc::CallbackServerContext* context, const v1::ListSessionsRequest* request,
+                                         v1::ListSessionsResponse* response) override;
+  grpc::ServerUnaryReactor* DeleteSession(grpc::CallbackServerContext* context, const v1::DeleteSessionRequest* request,
+                                          v1::DeleteSessionResponse* response) override;
+  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest* request,
+                                       v1::ListModelsResponse* response) override;
+
+ private:
+  CallRegistry registry_;
+  BlockingCalls blocking_;  // after registry_: its tasks end calls
+  const CallEnvironment environment_;
+};
+
+}  // namespace mnemosyne

@@ -1,0 +1,56 @@
+// The gRPC server: MemoryService, health, reflection, metrics, and an end in order.
+//
+//   ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::Start({.listen = "127.0.0.1:0"}, *engine));
+//   server->port();
+//   RETURN_IF_ERROR(server->Drain(absl::Now() + absl::Seconds(30)));
+//
+// Thread-safe.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "core/engine/engine.h"
+#include "grpcpp/server.h"
+#include "server/memory_service.h"
+#include "server/metrics.h"
+
+namespace mnemosyne {
+
+class Server {
+ public:
+  struct Options {
+    std::string listen = "127.0.0.1:50051";          // host:port; port 0 takes a free one
+    std::string metrics_address = "127.0.0.1:9464";  // as above; empty: no metrics over HTTP
+    int max_streams_per_connection = 1024;
+    MemoryService::Options service;
+  };
+  // `engine` must outlive the server. UNAVAILABLE names an address that cannot be listened on, and why.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options, Engine& engine);
+  // Cancels the calls that are still under way; Drain first to end in order.
+  ~Server();
+
+  int port() const { return port_; }
+  int metrics_port() const { return metrics_endpoint_ == nullptr ? 0 : metrics_endpoint_->port(); }
+
+  // Health says NOT_SERVING; the engine drains: queries are answered, what was accepted is stored; streams end with
+  // UNAVAILABLE; the server stops, and cancels what is left at `deadline`. Waits. The engine's status.
+  absl::Status Drain(absl::Time deadline);
+
+ private:
+  Server(const Options& options, Engine& engine);
+  absl::Status Listen(const Options& options);
+  void Shutdown(absl::Time deadline);
+
+  Engine& engine_;
+  const std::shared_ptr<Metrics> metrics_;
+  MemoryService service_;
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<MetricsEndpoint> metrics_endpoint_;
+  int port_ = 0;
+};
+
+}  // namespace mnemosyne

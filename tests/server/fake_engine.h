@@ -1,0 +1,277 @@
+// An Engine that does what the test says: it keeps no sessions, and its results come when the test sends them.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "core/engine/engine.h"
+
+namespace mnemosyne {
+
+class FakeEngine final : public Engine {
+ public:
+  struct Accepted {
+    uint64_t sequence = 0;
+    Content content;
+  };
+
+  FakeEngine() {
+    ModelInfo model;
+    model.name = "recall";
+    model.fingerprint = std::string(32, 'f');
+    model.config.tokenizer.kind = TokenizerKind::kBytes;
+    models_.push_back(model);
+    model.name = "another";
+    models_.push_back(model);
+    options_.max_append_bytes = 4096;
+    options_.max_prompt_tokens = 1024;
+  }
+
+  // What the test says and sees.
+
+  void FailWith(absl::Status status) {  // every call that names a session, until OK again
+    absl::MutexLock lock(&mutex_);
+    failure_ = std::move(status);
+  }
+  void FailFlushWith(absl::Status status) {
+    absl::MutexLock lock(&mutex_);
+    flush_failure_ = std::move(status);
+  }
+  void SetRoom(int appends) {  // that many are taken, then RESOURCE_EXHAUSTED
+    absl::MutexLock lock(&mutex_);
+    room_ = appends;
+  }
+  void AddSession(const std::string& id) {
+    absl::MutexLock lock(&mutex_);
+    sessions_.insert(id);
+  }
+  std::shared_ptr<WriterObserver> writer_observer() const {  // the newest writer's; null once it is destroyed
+    absl::MutexLock lock(&mutex_);
+    return writer_observer_;
+  }
+  std::shared_ptr<QueryObserver> query_observer() const {
+    absl::MutexLock lock(&mutex_);
+    return query_observer_;
+  }
+  QueryOptions last_query() const {
+    absl::MutexLock lock(&mutex_);
+    return last_query_;
+  }
+  std::vector<Accepted> accepted() const {
+    absl::MutexLock lock(&mutex_);
+    return accepted_;
+  }
+  int refusals() const {
+    absl::MutexLock lock(&mutex_);
+    return refusals_;
+  }
+  void AwaitAccepted(size_t count) {
+    Await([this, count]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return accepted_.size() >= count; });
+  }
+  void AwaitRefusals(int count) {
+    Await([this, count]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return refusals_ >= count; });
+  }
+  void AwaitFlushes(int count) {
+    Await([this, count]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return flushes_ >= count; });
+  }
+  void AwaitWriters(int live) {
+    Await([this, live]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return live_writers_ == live; });
+  }
+  void AwaitQueries(int live) {
+    Await([this, live]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return live_queries_ == live; });
+  }
+
+  // Engine.
+
+  const Options& options() const override { return options_; }
+  const std::vector<ModelInfo>& models() const override { return models_; }
+  std::string blas() const override { return "none"; }
+
+  absl::StatusOr<SessionInfo> CreateSession(const std::string& id, const std::string& model,
+                                            const std::map<std::string, std::string>& labels) override {
+    absl::MutexLock lock(&mutex_);
+    if (!failure_.ok()) return failure_;
+    const std::string made = id.empty() ? absl::StrCat("made-", sessions_.size()) : id;
+    if (!sessions_.insert(made).second) return absl::AlreadyExistsError(absl::StrCat("session '", made, "' exists"));
+    SessionInfo info = Info(made);
+    if (!model.empty()) info.model = model;
+    info.labels = labels;
+    return info;
+  }
+  absl::StatusOr<SessionInfo> GetSession(const std::string& id) override {
+    absl::MutexLock lock(&mutex_);
+    if (!failure_.ok()) return failure_;
+    if (!sessions_.contains(id)) return Missing(id);
+    return Info(id);
+  }
+  SessionPage ListSessions(const std::map<std::string, std::string>&, const std::string& from_id,
+                           int page_size) override {
+    absl::MutexLock lock(&mutex_);
+    SessionPage page;
+    for (auto it = sessions_.lower_bound(from_id); it != sessions_.end(); ++it) {
+      if (page.sessions.size() == page_size) {
+        page.next_id = *it;
+        break;
+      }
+      page.sessions.push_back(Info(*it));
+    }
+    return page;
+  }
+  absl::Status DeleteSession(const std::string& id) override {
+    absl::MutexLock lock(&mutex_);
+    if (!failure_.ok()) return failure_;
+    return sessions_.erase(id) == 1 ? absl::OkStatus() : Missing(id);
+  }
+  absl::StatusOr<SessionInfo> Reset(const std::string& id) override {
+    absl::MutexLock lock(&mutex_);
+    if (!failure_.ok()) return failure_;
+    if (!sessions_.contains(id)) return Missing(id);
+    SessionInfo info = Info(id);
+    info.epoch = 2;
+    return info;
+  }
+
+  absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(const std::string& id, const WriterOptions& options,
+                                                     std::shared_ptr<WriterObserver> observer) override {
+    absl::MutexLock lock(&mutex_);
+    if (!failure_.ok()) return failure_;
+    const bool missing = !sessions_.contains(id);
+    if (missing && !options.create_if_missing) return Missing(id);
+    if (live_writers_ > 0 && !options.take_over) {
+      return absl::AbortedError(absl::StrCat("session '", id, "' has a writer"));
+    }
+    sessions_.insert(id);
+    ++live_writers_;
+    writer_observer_ = observer;
+    return std::make_unique<FakeWriter>(this, Info(id), missing, std::move(observer));
+  }
+
+  absl::StatusOr<std::unique_ptr<QueryHandle>> StartQuery(const QueryOptions& options,
+                                                          std::shared_ptr<QueryObserver> observer) override {
+    absl::MutexLock lock(&mutex_);
+    if (!failure_.ok()) return failure_;
+    if (!sessions_.contains(options.session_id)) return Missing(options.session_id);
+    ++live_queries_;
+    last_query_ = options;
+    query_observer_ = std::move(observer);
+    return std::make_unique<FakeQuery>(this);
+  }
+
+  EngineStats stats() const override {
+    EngineStats stats;
+    stats.sessions = 3;
+    stats.resident_bytes = 4096;
+    stats.tokens_memorized_total = 77;
+    stats.commit_seconds_total = 1.5;
+    return stats;
+  }
+  absl::Status Drain(absl::Time) override {
+    std::shared_ptr<WriterObserver> observer;
+    {
+      absl::MutexLock lock(&mutex_);
+      failure_ = absl::UnavailableError("the server is draining");
+      observer = writer_observer_;
+    }
+    if (observer != nullptr) observer->OnLost(absl::UnavailableError("the server is draining"));
+    return absl::OkStatus();
+  }
+
+ private:
+  class FakeWriter final : public Writer {
+   public:
+    FakeWriter(FakeEngine* engine, SessionInfo opened, bool created, std::shared_ptr<WriterObserver> observer)
+        : engine_(engine), opened_(std::move(opened)), created_(created), observer_(std::move(observer)) {}
+    ~FakeWriter() override {
+      absl::MutexLock lock(&engine_->mutex_);
+      --engine_->live_writers_;
+      if (engine_->writer_observer_ == observer_) engine_->writer_observer_ = nullptr;
+    }
+    const SessionInfo& opened() const override { return opened_; }
+    bool created() const override { return created_; }
+    absl::Status Append(uint64_t sequence, Content content) override {
+      absl::MutexLock lock(&engine_->mutex_);
+      const uint64_t expected = opened_.next_sequence + taken_;
+      if (sequence < expected) return absl::OkStatus();
+      if (sequence > expected) {
+        return absl::OutOfRangeError(absl::StrCat("sequence ", sequence, " is skipped to; ", expected, " is expected"));
+      }
+      if (engine_->room_ == 0) {
+        ++engine_->refusals_;
+        return absl::ResourceExhaustedError("no room");
+      }
+      --engine_->room_;
+      ++taken_;
+      engine_->accepted_.push_back({sequence, std::move(content)});
+      return absl::OkStatus();
+    }
+    absl::Status Flush() override {
+      absl::MutexLock lock(&engine_->mutex_);
+      if (!engine_->flush_failure_.ok()) return engine_->flush_failure_;
+      ++engine_->flushes_;
+      return absl::OkStatus();
+    }
+
+   private:
+    FakeEngine* const engine_;
+    const SessionInfo opened_;
+    const bool created_;
+    const std::shared_ptr<WriterObserver> observer_;
+    uint64_t taken_ = 0;
+  };
+
+  class FakeQuery final : public QueryHandle {
+   public:
+    explicit FakeQuery(FakeEngine* engine) : engine_(engine) {}
+    ~FakeQuery() override {
+      absl::MutexLock lock(&engine_->mutex_);
+      --engine_->live_queries_;
+      engine_->query_observer_ = nullptr;
+    }
+
+   private:
+    FakeEngine* const engine_;
+  };
+
+  template <typename Condition>
+  void Await(const Condition& condition) {
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(&condition));
+  }
+  static absl::Status Missing(const std::string& id) {
+    return absl::NotFoundError(absl::StrCat("session '", id, "' does not exist"));
+  }
+  // Every session had 4 appends of 10 tokens when it was opened.
+  static SessionInfo Info(const std::string& id) {
+    SessionInfo info;
+    info.id = id;
+    info.model = "recall";
+    info.next_sequence = 5;
+    info.watermarks = {.accepted = 40, .durable = 40, .memorized = 0, .accepted_bytes = 40};
+    info.pending_tokens = 40;
+    info.create_time = info.update_time = absl::FromUnixSeconds(1700000000);
+    return info;
+  }
+
+  Options options_;
+  std::vector<ModelInfo> models_;
+  mutable absl::Mutex mutex_;  // guards everything below
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_), flush_failure_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::string> sessions_ ABSL_GUARDED_BY(mutex_);
+  int room_ ABSL_GUARDED_BY(mutex_) = 1000000;
+  int refusals_ ABSL_GUARDED_BY(mutex_) = 0, flushes_ ABSL_GUARDED_BY(mutex_) = 0;
+  int live_writers_ ABSL_GUARDED_BY(mutex_) = 0, live_queries_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<Accepted> accepted_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<WriterObserver> writer_observer_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<QueryObserver> query_observer_ ABSL_GUARDED_BY(mutex_);
+  QueryOptions last_query_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace mnemosyne
