@@ -68,16 +68,6 @@ void ProgressBar::Show(const StreamProgress& progress, int64_t sent_bytes, absl:
 
 void ProgressBar::Clear() {
   absl::MutexLock lock(&mutex_);
-  ClearLocked();
-}
-
-void ProgressBar::Print(const std::string& line) {
-  absl::MutexLock lock(&mutex_);
-  ClearLocked();
-  if (out_ != nullptr) *out_ << line << std::endl;
-}
-
-void ProgressBar::ClearLocked() {
   if (out_ == nullptr || !shown_) return;
   *out_ << kEraseLine << std::flush;
   shown_ = false;

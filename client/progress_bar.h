@@ -31,16 +31,12 @@ class ProgressBar {
 
   void Show(const StreamProgress& progress, int64_t sent_bytes, absl::Time now);
   void Clear();
-  // Clears, and writes a line that stays.
-  void Print(const std::string& line);
 
   // The line itself, without the control characters.
   static std::string Line(const StreamProgress& progress, int64_t sent_bytes, absl::optional<int64_t> total_bytes,
                           double tokens_per_second);
 
  private:
-  void ClearLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-
   const absl::optional<int64_t> total_bytes_;
   const Watermarks start_;
   const absl::Time start_time_;

@@ -63,14 +63,12 @@ absl::Status Skip(const Input& input, int64_t bytes, Interrupt* interrupt) {
   return absl::OkStatus();
 }
 
-absl::Status Copy(const Input& input, StreamWriter* writer, ProgressBar* bar, int64_t skipped_bytes,
-                  Interrupt* interrupt) {
+absl::Status Copy(const Input& input, StreamWriter* writer, Interrupt* interrupt) {
   std::vector<char> buffer(kReadBytes);
   while (true) {
     ASSIGN_OR_RETURN(size_t size, interrupt->Read(input.file, absl::MakeSpan(buffer)));
     if (size == 0) return absl::OkStatus();
     RETURN_IF_ERROR(writer->Append(absl::string_view(buffer.data(), size)));
-    bar->Show(writer->progress(), skipped_bytes + writer->appended_bytes(), absl::Now());
   }
 }
 
@@ -97,30 +95,33 @@ absl::Status RunStream(const CommandLine& line, Client* client, Interrupt* inter
 
   // The callbacks come before the bar can be made: it needs to know where the session was.
   std::atomic<ProgressBar*> bar_to_show{nullptr};
-  std::atomic<int64_t> read_bytes{0};
+  int64_t bytes_before_input = 0;  // accepted bytes of the session that are none of this input; set before the bar
+  std::string last_reason;         // the writer's thread's
   StreamOptions options;
   options.model = line.model;
   options.take_over = line.take_over;
   options.on_progress = [&](const StreamProgress& progress) {
-    if (ProgressBar* bar = bar_to_show)
-      bar->Show(progress, read_bytes + progress.watermarks.accepted_bytes, absl::Now());
+    ProgressBar* const bar = bar_to_show;
+    if (bar == nullptr) return;
+    bar->Show(progress, progress.watermarks.accepted_bytes - bytes_before_input, absl::Now());
   };
   options.on_reconnect = [&](const absl::Status& why, absl::Duration) {
-    if (ProgressBar* bar = bar_to_show) bar->Print(absl::StrCat("mnemo: connecting again: ", why.message()));
+    if (ProgressBar* bar = bar_to_show) bar->Clear();
+    if (why.message() != last_reason) terminal.err << "mnemo: connecting again: " << why.message() << std::endl;
+    last_reason = std::string(why.message());
   };
   const absl::Time start_time = absl::Now();
   ASSIGN_OR_RETURN(std::unique_ptr<StreamWriter> writer, client->OpenStream(line.arguments[0], options));
   const StreamOpening& opened = writer->opened();
   const Watermarks start = opened.session.watermarks;
   const int64_t skipped_bytes = line.resume ? start.accepted_bytes : 0;
-  // With it, bytes accepted in all become bytes of this input.
-  read_bytes = skipped_bytes - start.accepted_bytes;
+  bytes_before_input = start.accepted_bytes - skipped_bytes;
   ProgressBar bar(terminal.shows_progress ? &terminal.err : nullptr, input.bytes, start, start_time);
   bar_to_show = &bar;
   interrupt->SetAction([&] { writer->Cancel(); });
 
   absl::Status status = Skip(input, skipped_bytes, interrupt);
-  if (status.ok()) status = Copy(input, writer.get(), &bar, skipped_bytes, interrupt);
+  if (status.ok()) status = Copy(input, writer.get(), interrupt);
   if (status.ok()) status = writer->Flush();
   if (status.ok()) status = writer->Close();
   interrupt->SetAction(nullptr);

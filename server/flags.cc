@@ -1,7 +1,6 @@
 #include "server/flags.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -23,9 +22,11 @@
 namespace mnemosyne {
 namespace {
 
-// Variables of the environment that other programs of ours read.
-constexpr absl::string_view kOthersVariables[] = {"MNEMOSYNE_SERVER", "MNEMOSYNE_SOURCE_DIR", "MNEMOSYNE_GOLDEN_DIR",
-                                                  "MNEMOSYNE_TEST_SEED"};
+// Variables that other programs of ours read: the client's address, and what the tests are given.
+bool IsOthersVariable(absl::string_view name) {
+  return name == "MNEMOSYNE_SERVER" || name == "MNEMOSYNE_SOURCE_DIR" || name == "MNEMOSYNE_GOLDEN_DIR" ||
+         absl::StartsWith(name, "MNEMOSYNE_TEST_");
+}
 
 absl::Status Bad(absl::string_view expected) { return absl::InvalidArgumentError(expected); }
 
@@ -154,10 +155,7 @@ absl::Status FromEnvironment(const std::vector<Flag>& flags, const std::vector<s
   for (const std::string& entry : environment) {
     if (!absl::StartsWith(entry, kPrefix)) continue;
     const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(entry, absl::MaxSplits('=', 1));
-    if (std::find(std::begin(kOthersVariables), std::end(kOthersVariables), parts.first) !=
-        std::end(kOthersVariables)) {
-      continue;
-    }
+    if (IsOthersVariable(parts.first)) continue;
     const absl::string_view stem = parts.first.substr(kPrefix.size());
     const Flag* flag = absl::AsciiStrToUpper(stem) == stem ? Find(flags, absl::AsciiStrToLower(stem)) : nullptr;
     if (flag == nullptr) {

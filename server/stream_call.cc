@@ -128,6 +128,8 @@ void StreamCall::OpenSession() {
   }
   bool created = false;
   absl::StatusOr<std::unique_ptr<Writer>> writer = OpenWriter(&created);
+  // On the wire ABORTED is a seat that was had and lost; one that another has is a precondition.
+  if (absl::IsAborted(writer.status())) return End(absl::FailedPreconditionError(writer.status().message()));
   if (!writer.ok()) return End(writer.status());
   const SessionInfo& session = (*writer)->opened();
   int64_t block_tokens = 0;

@@ -21,19 +21,28 @@ RecallSample MakeRecallSample(const RecallCell& cell, int64_t index, const Vocab
   return sample;
 }
 
+void RecallScore::Add(const Fact& fact, absl::string_view raw) {
+  const absl::string_view answer = absl::StripAsciiWhitespace(raw);
+  samples += 1;
+  right += answer == fact.value;
+  characters += fact.value.size();
+  for (size_t c = 0; c < std::min(answer.size(), fact.value.size()); ++c) characters_right += answer[c] == fact.value[c];
+}
+
+void RecallScore::Add(const RecallScore& other) {
+  samples += other.samples;
+  right += other.right;
+  characters += other.characters;
+  characters_right += other.characters_right;
+}
+
 absl::StatusOr<RecallScore> ScoreRecall(const RecallCell& cell, const Vocabulary& vocabulary, const Haystack& haystack,
                                         RecallReader reader) {
   RecallScore score;
   for (int64_t i = 0; i < cell.samples; ++i) {
     const RecallSample sample = MakeRecallSample(cell, i, vocabulary, haystack);
     ASSIGN_OR_RETURN(const std::string raw, reader(sample));
-    const absl::string_view answer = absl::StripAsciiWhitespace(raw);
-    score.samples += 1;
-    score.right += answer == sample.fact.value;
-    score.characters += sample.fact.value.size();
-    for (size_t c = 0; c < std::min(answer.size(), sample.fact.value.size()); ++c) {
-      score.characters_right += answer[c] == sample.fact.value[c];
-    }
+    score.Add(sample.fact, raw);
   }
   return score;
 }

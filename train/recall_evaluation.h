@@ -25,6 +25,9 @@ struct RecallSample {
 struct RecallScore {
   int64_t samples = 0, right = 0;        // the whole value, spaces around it left out
   int64_t characters = 0, characters_right = 0;
+
+  void Add(const Fact& fact, absl::string_view answer);
+  void Add(const RecallScore& other);
 };
 
 // Reads text, then answers a question about it.

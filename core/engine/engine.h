@@ -207,9 +207,10 @@ class Engine {
   virtual SessionPage ListSessions(const std::map<std::string, std::string>& labels, const std::string& from_id,
                                    int page_size) = 0;
   virtual absl::Status DeleteSession(const std::string& id) = 0;  // waits for an fsync
-  // Forgets everything: offsets begin at 0 again, in a new epoch; sequences go on. The writer loses its seat. Waits for an
-  // fsync.
-  virtual absl::StatusOr<SessionInfo> Reset(const std::string& id) = 0;
+  // Forgets everything after `offset` (0: everything), in a new epoch; sequences go on. The writer loses its seat.
+  // OUT_OF_RANGE past the accepted offset; INVALID_ARGUMENT inside a piece of text that was tokenized as one, names the
+  // place before it. Waits for an fsync, and for the copy of the log that stays.
+  virtual absl::StatusOr<SessionInfo> Reset(const std::string& id, int64_t offset) = 0;
 
   // ABORTED when another writer has the seat and take_over is not set; NOT_FOUND; UNAVAILABLE while draining.
   virtual absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(const std::string& id, const WriterOptions& options,

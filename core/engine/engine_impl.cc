@@ -297,13 +297,18 @@ absl::Status EngineImpl::DeleteSession(const std::string& id) {
   return status;
 }
 
-absl::StatusOr<SessionInfo> EngineImpl::Reset(const std::string& id) {
+absl::StatusOr<SessionInfo> EngineImpl::Reset(const std::string& id, int64_t offset) {
   RETURN_IF_ERROR(CheckSessionId(id));
   RETURN_IF_ERROR(CheckTakingWork());
   ASSIGN_OR_RETURN(SessionHandle handle, sessions_->Acquire(id));
   const uint64_t number = handle->number();
+  const int64_t accepted = handle->marks().accepted;
+  if (offset < 0 || offset > accepted) {
+    return absl::OutOfRangeError(
+        absl::StrCat("offset ", offset, " is outside session '", id, "': it has accepted [0, ", accepted, "]"));
+  }
   RETURN_IF_ERROR(Isolate(handle, absl::AbortedError(absl::StrCat("session '", id, "' was reset"))));
-  const absl::Status status = sessions_->BeginEpoch(std::move(handle));
+  const absl::Status status = sessions_->BeginEpoch(std::move(handle), offset);
   {
     absl::MutexLock lock(&mutex_);
     isolated_.erase(number);

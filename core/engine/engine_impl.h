@@ -40,7 +40,7 @@ class EngineImpl final : public Engine {
   SessionPage ListSessions(const std::map<std::string, std::string>& labels, const std::string& from_id,
                            int page_size) override;
   absl::Status DeleteSession(const std::string& id) override;
-  absl::StatusOr<SessionInfo> Reset(const std::string& id) override;
+  absl::StatusOr<SessionInfo> Reset(const std::string& id, int64_t offset) override;
   absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(const std::string& id, const WriterOptions& options,
                                                      std::shared_ptr<WriterObserver> observer) override;
   absl::StatusOr<std::unique_ptr<QueryHandle>> StartQuery(const QueryOptions& options,

@@ -1,5 +1,6 @@
 #include "core/session/session.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -53,8 +54,9 @@ absl::Status Session::Replay(const LogRecord& record) {
   marks_.accepted_bytes += record.payload.size();
   marks_.accepted += tokens.size() - known;
   marks_.durable = marks_.accepted;
-  marks_.next_sequence = record.sequence + 1;
-  marks_.durable_sequence = record.sequence;
+  // After a reset to an earlier offset the sequences of what was forgotten are not given again.
+  marks_.next_sequence = std::max(metadata_.first_sequence, record.sequence + 1);
+  marks_.durable_sequence = marks_.next_sequence - 1;
   marks_.update_time = record.time;
   next_index_ = durable_index_ = record.index + 1;
   return absl::OkStatus();

@@ -1,11 +1,22 @@
 #include "core/session/session_manager.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 
 namespace mnemosyne {
+
+namespace {
+
+std::vector<int32_t> UnpackTokens(absl::string_view payload) {
+  std::vector<int32_t> ids(payload.size() / sizeof(int32_t));
+  if (!payload.empty()) std::memcpy(ids.data(), payload.data(), payload.size());
+  return ids;
+}
+
+}  // namespace
 
 SessionHandle& SessionHandle::operator=(SessionHandle&& other) noexcept {
   if (this == &other) return *this;
@@ -169,7 +180,7 @@ absl::StatusOr<Session::Recovered> SessionManager::RecoverState(const SessionMet
     recovered.next_sequence = header.next_sequence;
     // Without records behind the snapshot, the last one says which sequence comes next.
     ASSIGN_OR_RETURN(const std::optional<LogRecord> last, storage_->LastLogRecord(metadata.number, metadata.epoch));
-    if (last) recovered.next_sequence = last->sequence + 1;
+    if (last) recovered.next_sequence = std::max(metadata.first_sequence, last->sequence + 1);
     break;
   }
   return recovered;
@@ -232,8 +243,9 @@ absl::Status SessionManager::Remove(SessionHandle handle) {
   return absl::OkStatus();
 }
 
-absl::Status SessionManager::BeginEpoch(SessionHandle handle) {
-  SessionMetadata metadata = handle->metadata();
+absl::Status SessionManager::BeginEpoch(SessionHandle handle, int64_t offset) {
+  const SessionMetadata former = handle->metadata();
+  SessionMetadata metadata = former;
   metadata.epoch += 1;
   metadata.first_sequence = handle->marks().next_sequence;
   metadata.update_time = absl::Now();
@@ -243,7 +255,14 @@ absl::Status SessionManager::BeginEpoch(SessionHandle handle) {
     if (entry.pins > 1 || entry.busy) return absl::AbortedError("the session is in use; try again");
     entry.busy = true;
   }
-  const absl::Status status = storage_->PutSessionAndDropOtherEpochs(metadata);
+  const absl::Status status = [&]() -> absl::Status {
+    if (offset > 0) {
+      // First without the remains of a reset that a crash cut short; then the copy; then the switch, which is atomic.
+      RETURN_IF_ERROR(storage_->PutSessionAndDropOtherEpochs(former));
+      RETURN_IF_ERROR(CopyEpoch(*handle, metadata.epoch, offset));
+    }
+    return storage_->PutSessionAndDropOtherEpochs(metadata);
+  }();
   handle.Release();
   absl::MutexLock lock(&mutex_);
   Entry& entry = entries_.at(metadata.id);
@@ -251,6 +270,68 @@ absl::Status SessionManager::BeginEpoch(SessionHandle handle) {
   RETURN_IF_ERROR(status);
   DropResident(entry);
   entry.metadata = metadata;
+  return absl::OkStatus();
+}
+
+// Copies the log before token `offset`, and the newest snapshot at or before it, into another epoch.
+absl::Status SessionManager::CopyEpoch(const Session& session, uint64_t to_epoch, int64_t offset) {
+  const SessionMetadata& metadata = session.metadata();
+  const Tokenizer& tokenizer = session.model().tokenizer();
+  TokenFeed feed(&tokenizer, TokenFeed::Position{});
+  LogContent last_kind = LogContent::kText;
+  const absl::Status enough = absl::CancelledError("");  // ends the reading early
+  const auto unless_enough = [](const absl::Status& status) {
+    return absl::IsCancelled(status) ? absl::OkStatus() : status;
+  };
+  RETURN_IF_ERROR(unless_enough(storage_->ReadLog(metadata.number, metadata.epoch, 0, [&](const LogRecord& record) {
+    last_kind = record.kind;
+    const absl::Status fed = record.kind == LogContent::kText
+                                 ? feed.AddText(record.index, record.payload).status()
+                                 : feed.AddTokens(record.index, UnpackTokens(record.payload)).status();
+    RETURN_IF_ERROR(fed);
+    return feed.offset() >= offset ? enough : absl::OkStatus();
+  })));
+  const TokenFeed::Position cut = feed.PositionAt(offset);
+  int64_t cut_bytes = cut.skip_bytes;
+  if (cut.skip_tokens > 0) {
+    if (last_kind == LogContent::kTokenIds) {
+      cut_bytes += cut.skip_tokens * static_cast<int64_t>(sizeof(int32_t));
+    } else if (session.model().config().tokenizer.kind == TokenizerKind::kBytes) {
+      cut_bytes += cut.skip_tokens;
+    } else {
+      return absl::InvalidArgumentError(absl::StrCat("offset ", offset, " lies inside a piece of text that was tokenized ",
+                                                     "as one; the place before it is ", cut.offset));
+    }
+  }
+
+  std::vector<LogRecord> copies;
+  int64_t bytes = 0;
+  const auto write = [&] {
+    const absl::Status written = copies.empty() ? absl::OkStatus() : storage_->AppendLog(copies);
+    copies.clear();
+    bytes = 0;
+    return written;
+  };
+  RETURN_IF_ERROR(unless_enough(storage_->ReadLog(metadata.number, metadata.epoch, 0, [&](const LogRecord& record) {
+    if (record.index > cut.record_index || (record.index == cut.record_index && cut_bytes == 0)) return enough;
+    LogRecord copy = record;
+    copy.epoch = to_epoch;
+    if (record.index == cut.record_index) copy.payload.resize(cut_bytes);
+    bytes += copy.payload.size();
+    copies.push_back(std::move(copy));
+    constexpr int64_t kBatchBytes = int64_t{4} << 20;
+    return bytes >= kBatchBytes ? write() : absl::OkStatus();
+  })));
+  RETURN_IF_ERROR(write());
+
+  ASSIGN_OR_RETURN(const std::vector<int64_t> snapshots, storage_->ListSnapshots(metadata.number, metadata.epoch));
+  for (const int64_t at : snapshots) {
+    if (at > offset) continue;
+    absl::StatusOr<mnemosyne::Snapshot> snapshot = storage_->ReadSnapshot(metadata.number, metadata.epoch, at);
+    if (!snapshot.ok()) continue;  // a longer replay does without it
+    snapshot->header.epoch = to_epoch;
+    return storage_->PutSnapshot(snapshot->header, snapshot->state);
+  }
   return absl::OkStatus();
 }
 

@@ -75,7 +75,8 @@ class SessionManager {
   // The session's end, and its beginning anew in another epoch. The caller has the only handle, gives it in, and nothing
   // is on its way: no one else gets at the session until it is done.
   absl::Status Remove(SessionHandle handle);
-  absl::Status BeginEpoch(SessionHandle handle);
+  // What was accepted before token `offset` stays.
+  absl::Status BeginEpoch(SessionHandle handle, int64_t offset);
   bool HasOtherPins(const SessionHandle& handle) const;
 
   std::shared_ptr<Session> FindResident(uint64_t number) const;
@@ -109,6 +110,7 @@ class SessionManager {
   absl::StatusOr<std::shared_ptr<Session>> Load(const SessionMetadata& metadata);
   absl::StatusOr<Session::Recovered> RecoverState(const SessionMetadata& metadata, const Model& model);
   absl::Status MakeRoom(int64_t bytes);
+  absl::Status CopyEpoch(const Session& session, uint64_t to_epoch, int64_t offset);
   void AddResident(Entry& entry, std::shared_ptr<Session> session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DropResident(Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   SessionHandle Pin(Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -232,7 +232,9 @@ TEST(StreamWriter, ResendsExactlyWhatIsMissingWhereverItBreaks) {
       for (char& c : piece) c = static_cast<char>(random());
       ASSERT_OK((*writer)->Append(piece)) << "seed " << seed << ", round " << round;
       all += piece;
-      if (random() % 50 == 0) ASSERT_OK((*writer)->Flush()) << "seed " << seed << ", round " << round;
+      if (random() % 50 == 0) {
+        ASSERT_OK((*writer)->Flush()) << "seed " << seed << ", round " << round;
+      }
     }
     ASSERT_OK((*writer)->Close()) << "seed " << seed << ", round " << round;
     EXPECT_TRUE(Content(fake, "a") == all) << "seed " << seed << ", round " << round;

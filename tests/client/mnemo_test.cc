@@ -1,10 +1,12 @@
 // The command line and the commands of mnemo, against the fake service.
+#include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/flags/reflection.h"
@@ -73,8 +75,10 @@ TEST(CommandLine, WrongUsageIsSaidInASentence) {
 
 class MnemoTest : public testing::Test {
  protected:
-  // Runs a command; out() and err() are what it printed, main()'s error line included.
-  int Run(const std::vector<std::string>& arguments, const std::string& typed = "") {
+  // Runs a command; out() and err() are what it printed, main()'s error line included. With `interrupt_when`, its input
+  // does not end, and SIGINT comes when that is true of the server.
+  int Run(const std::vector<std::string>& arguments, const std::string& typed = "",
+          bool (*interrupt_when)(FakeMemoryService*) = nullptr) {
     out_.str("");
     err_.str("");
     absl::StatusOr<CommandLine> line = Parse(arguments);
@@ -84,12 +88,22 @@ class MnemoTest : public testing::Test {
     int input[2];
     EXPECT_EQ(pipe(input), 0);
     EXPECT_EQ(write(input[1], typed.data(), typed.size()), typed.size());
-    close(input[1]);
+    if (interrupt_when == nullptr) close(input[1]);
     absl::Status status;
     {
       Interrupt interrupt;
+      std::thread interrupts;
+      if (interrupt_when != nullptr) {
+        interrupts = std::thread([&] {
+          fake_.service.mutex.LockWhen(absl::Condition(interrupt_when, &fake_.service));
+          fake_.service.mutex.Unlock();
+          kill(getpid(), SIGINT);
+        });
+      }
       status = RunCommand(*line, client->get(), &interrupt, {.out = out_, .err = err_, .input = input[0]});
+      if (interrupts.joinable()) interrupts.join();
     }
+    if (interrupt_when != nullptr) close(input[1]);
     close(input[0]);
     if (!status.ok()) err_ << "mnemo: " << ErrorText(*line, status);
     return ExitCodeOf(status);
@@ -163,6 +177,30 @@ TEST_F(MnemoTest, SaysWhatIsWrong) {
   EXPECT_THAT(err(), HasSubstr("(take its place: --take_over)"));
   EXPECT_EQ(Run({"show", "x"}), kExitUnreachable);
   EXPECT_THAT(err(), HasSubstr("cannot serve now: draining"));
+}
+
+TEST_F(MnemoTest, ControlCEndsCommandsCleanly) {
+  // In a stream that waits for input: what the server has stays.
+  auto has_content = [](FakeMemoryService* service) {
+    service->mutex.AssertHeld();
+    return service->sessions.contains("book") && service->sessions["book"].durable_bytes == 4;
+  };
+  EXPECT_EQ(Run({"stream", "book"}, "text", has_content), kExitInterrupted);
+  EXPECT_EQ(Content("book"), "text");
+  EXPECT_THAT(out(), HasSubstr("streamed 4 B to 'book'"));
+  EXPECT_EQ(err(), "mnemo: interrupted");
+  // In an answer that does not come.
+  {
+    absl::MutexLock lock(&fake_.service.mutex);
+    fake_.service.query_hangs = true;
+  }
+  auto is_asked = [](FakeMemoryService* service) {
+    service->mutex.AssertHeld();
+    return service->last_query.session_id() == "book";
+  };
+  EXPECT_EQ(Run({"query", "book", "where?"}, "", is_asked), kExitInterrupted);
+  // In a chat that waits for a line.
+  EXPECT_EQ(Run({"chat", "book"}, "", is_asked), kExitInterrupted);
 }
 
 TEST_F(MnemoTest, SessionsAreShownListedResetAndDeleted) {

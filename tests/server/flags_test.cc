@@ -27,11 +27,12 @@ TEST(ServerFlags, TheDefaultsAreTheDocumentedOnes) {
 }
 
 TEST(ServerFlags, EveryFlagArrivesWhereItBelongs) {
-  const auto flags = ParseServerFlags(
-      {"--listen=[::1]:0", "--metrics_address=", "--data", "here", "--models=a=x,b=y/z", "--workers=3", "--device=cuda:1",
-       "--max_resident_bytes=1.5GiB", "--max_backlog_tokens=7", "--max_append_bytes=64KiB", "--max_prompt_tokens=9",
-       "--max_queries=2", "--max_sessions=5", "--snapshot_every_tokens=11", "--nosync_writes", "--drain_timeout=2m"},
-      {});
+  const auto flags =
+      ParseServerFlags({"--listen=[::1]:0", "--metrics_address=", "--data", "here", "--models=a=x,b=y/z", "--workers=3",
+                        "--device=cuda:1", "--max_resident_bytes=1.5GiB", "--max_backlog_tokens=7",
+                        "--max_append_bytes=64KiB", "--max_prompt_tokens=9", "--max_queries=2", "--max_sessions=5",
+                        "--snapshot_every_tokens=11", "--nosync_writes", "--drain_timeout=2m"},
+                       {});
   ASSERT_OK(flags);
   EXPECT_EQ(flags->server.listen, "[::1]:0");
   EXPECT_EQ(flags->server.metrics_address, "");
@@ -124,7 +125,8 @@ TEST(ServerFlags, TheDefaultModelIsFoundOrThePlacesAreListed) {
   std::filesystem::create_directories(bin);
   std::filesystem::create_directories(model);
   std::filesystem::current_path(folder.path());
-  EXPECT_THAT(FindDefaultModel(bin), StatusIs(absl::StatusCode::kNotFound, AllOf(HasSubstr("--models"), HasSubstr(model))));
+  EXPECT_THAT(FindDefaultModel(bin),
+              StatusIs(absl::StatusCode::kNotFound, AllOf(HasSubstr("--models"), HasSubstr(model))));
   ASSERT_OK(WriteFileAtomically(model + "/config.json", "{}"));
   const auto found = FindDefaultModel(bin);
   ASSERT_OK(found);

@@ -1,12 +1,11 @@
 // The service against an engine that does what the test says, over real gRPC.
-#include "core/engine/engine.h"
-
 #include <cmath>
 #include <functional>
 #include <limits>
 #include <thread>
 
 #include "absl/time/clock.h"
+#include "core/engine/engine.h"
 #include "gmock/gmock.h"
 #include "tests/server/fake_engine.h"
 #include "tests/server/service_fixture.h"
@@ -94,7 +93,8 @@ TEST_F(MemoryServiceTest, BadStreamsAreRefusedByName) {
   EXPECT_THAT(StreamStatus({TextRequest(5, "a")}), StatusIs(kInvalid, HasSubstr("open")));
   EXPECT_THAT(StreamStatus({v1::StreamRequest()}), StatusIs(kInvalid, HasSubstr("open")));
   EXPECT_THAT(StreamStatus({OpenRequest("")}), StatusIs(kInvalid, HasSubstr("session_id")));
-  EXPECT_THAT(StreamStatus({OpenRequest("book"), OpenRequest("book")}), StatusIs(kInvalid, HasSubstr("only the first")));
+  EXPECT_THAT(StreamStatus({OpenRequest("book"), OpenRequest("book")}),
+              StatusIs(kInvalid, HasSubstr("only the first")));
   EXPECT_THAT(StreamStatus({OpenRequest("book"), v1::StreamRequest()}), StatusIs(kInvalid, HasSubstr("none of")));
   EXPECT_THAT(StreamStatus({OpenRequest("book"), TextRequest(0, "a")}), StatusIs(kInvalid, HasSubstr("sequence")));
   EXPECT_THAT(StreamStatus({OpenRequest("book"), TextRequest(5, "")}), StatusIs(kInvalid, HasSubstr("text")));
@@ -231,7 +231,8 @@ TEST_F(MemoryServiceTest, ALostSeatEndsTheStreamWithItsReason) {
 TEST_F(MemoryServiceTest, TwoWritersTheSecondIsRefusedOrTakesOver) {
   const auto first = OpenBook();
   const std::shared_ptr<WriterObserver> observer = engine_.writer_observer();
-  EXPECT_THAT(StreamStatus({OpenRequest("book")}), StatusIs(absl::StatusCode::kAborted, HasSubstr("has a writer")));
+  EXPECT_THAT(StreamStatus({OpenRequest("book")}),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("has a writer")));
   TestStream second(*stub_);
   second.Write(OpenRequest("book", /*create=*/false, /*take_over=*/true));
   EXPECT_TRUE(second.Read().has_opened());
@@ -336,10 +337,10 @@ TEST_F(MemoryServiceTest, BadQueriesAreRefusedByName) {
   for (const float top_p : {kNan, 0.0f, -0.5f, 1.5f}) {
     EXPECT_THAT(QueryStatus([&](auto* q) { q->set_top_p(top_p); }), StatusIs(kInvalid, HasSubstr("top_p")));
   }
-  EXPECT_THAT(QueryStatus([](auto* q) { q->add_stop(""); }), StatusIs(kInvalid, HasSubstr("stop[0]")));
+  EXPECT_THAT(QueryStatus([](auto* q) { q->add_stop(std::string()); }), StatusIs(kInvalid, HasSubstr("stop[0]")));
   EXPECT_THAT(QueryStatus([](auto* q) { q->add_stop(std::string(257, 'a')); }), StatusIs(kInvalid, HasSubstr("256")));
   EXPECT_THAT(QueryStatus([](auto* q) {
-                for (int i = 0; i < 17; ++i) q->add_stop("x");
+                for (int i = 0; i < 17; ++i) q->add_stop(std::string(1, 'x'));
               }),
               StatusIs(kInvalid, HasSubstr("17")));
   EXPECT_THAT(QueryStatus([](auto* q) { q->set_session_id("missing"); }),

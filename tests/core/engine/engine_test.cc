@@ -345,7 +345,7 @@ TEST_F(EngineTest, ResetForgetsAndSequencesGoOn) {
   auto observer = std::make_shared<RecordingWriter>();
   auto writer = engine->OpenWriter("s", {}, observer);
   ASSERT_OK(writer);
-  const auto info = engine->Reset("s");
+  const auto info = engine->Reset("s", 0);
   ASSERT_OK(info);
   EXPECT_EQ(info->epoch, 2);
   EXPECT_EQ(info->watermarks.accepted, 0);
@@ -356,6 +356,30 @@ TEST_F(EngineTest, ResetForgetsAndSequencesGoOn) {
   engine = Start(Options());
   EXPECT_EQ(engine->GetSession("s")->next_sequence, 6);
   EXPECT_EQ(Ask(*engine, "s"), empty);
+}
+
+TEST_F(EngineTest, ResetToAnEarlierOffsetIsTheSessionAsItWas) {
+  std::mt19937_64 random(TestSeed());
+  Engine::Options options = Options();
+  options.snapshot_every_tokens = 128;
+  auto engine = Start(options);
+  const std::string text = RandomText(900, random);
+  StreamText(*engine, "s", text, {70});
+  EXPECT_EQ(engine->Reset("s", 901).status().code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(engine->Reset("s", -1).status().code(), absl::StatusCode::kOutOfRange);
+  for (const int64_t offset : {900, 777, 640, 64, 1}) {
+    const auto info = engine->Reset("s", offset);
+    ASSERT_OK(info);
+    EXPECT_EQ(info->watermarks.accepted, offset);
+    EXPECT_EQ(info->next_sequence, 14);  // 13 appends of at most 70 bytes
+    const std::string other = "other" + std::to_string(offset);
+    StreamText(*engine, other, text.substr(0, offset), {70});
+    EXPECT_EQ(Ask(*engine, "s"), Ask(*engine, other)) << offset;
+  }
+  engine = nullptr;
+  engine = Start(options);
+  EXPECT_EQ(engine->GetSession("s")->next_sequence, 14);
+  EXPECT_EQ(Ask(*engine, "s"), Ask(*engine, "other1"));
 }
 
 TEST_F(EngineTest, DeleteLeavesNothing) {
@@ -458,7 +482,7 @@ TEST_F(EngineTest, AStepThatIsNotFiniteStopsTheSessionAndKeepsItsTokens) {
     engine = nullptr;
     engine = Start(options);
   }
-  EXPECT_OK(engine->Reset("s"));
+  EXPECT_OK(engine->Reset("s", 0));
 }
 
 TEST_F(EngineTest, AHandleThatGoesTakesItsQueryAndItsSeatWithIt) {

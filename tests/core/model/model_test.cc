@@ -1,0 +1,200 @@
+// A model as the engine sees it: batches, forks, the state's bytes, decoding.
+#include "core/model/model.h"
+
+#include <cstring>
+
+#include "core/base/utf8.h"
+#include "core/model/decoder.h"
+#include "tests/core/model/random_model.h"
+#include "tests/status_matchers.h"
+#include "tests/temp_folder.h"
+
+namespace mnemosyne {
+namespace {
+
+using testing::HasSubstr;
+
+class ModelTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    WriteRandomModel(folder_.path(), SmallConfig(), 5);
+    auto loaded = Model::Load(folder_.path(), {});
+    ASSERT_OK(loaded);
+    model_ = *std::move(loaded);
+  }
+  std::vector<int32_t> RandomTokens(int64_t count) {
+    std::vector<int32_t> tokens;
+    for (int64_t i = 0; i < count; ++i) tokens.push_back(random_() % 256);
+    return tokens;
+  }
+  StatePtr After(int64_t blocks) {
+    StatePtr state = model_->InitialState();
+    for (int64_t i = 0; i < blocks; ++i) {
+      const auto tokens = RandomTokens(model_->config().block_tokens());
+      state = model_->StepBlocks({{state, tokens}})[0].state;
+    }
+    return state;
+  }
+
+  TempFolder folder_;
+  std::unique_ptr<Model> model_;
+  std::mt19937_64 random_{11};
+};
+
+TEST_F(ModelTest, ABatchGivesEachTheBitsItHasAlone) {
+  std::vector<StatePtr> states;
+  std::vector<std::vector<int32_t>> tokens;
+  for (int i = 0; i < 7; ++i) {
+    states.push_back(After(i % 3));
+    tokens.push_back(RandomTokens(model_->config().block_tokens()));
+  }
+  std::vector<BlockInput> inputs;
+  for (int i = 0; i < 7; ++i) inputs.push_back({states[i], tokens[i]});
+  const std::vector<BlockResult> together = model_->StepBlocks(inputs);
+  for (int i = 0; i < 7; ++i) {
+    const BlockResult alone = model_->StepBlocks({inputs[i]})[0];
+    EXPECT_EQ(model_->EncodeState(*together[i].state), model_->EncodeState(*alone.state));
+    EXPECT_EQ(together[i].mean_surprise, alone.mean_surprise);
+  }
+}
+
+TEST_F(ModelTest, StateBytesGoThereAndBack) {
+  for (const int64_t blocks : {0, 1, 4}) {
+    const StatePtr state = After(blocks);
+    const std::string bytes = model_->EncodeState(*state);
+    const auto decoded = model_->DecodeState(bytes);
+    ASSERT_OK(decoded);
+    EXPECT_EQ(model_->EncodeState(**decoded), bytes);
+    EXPECT_EQ(StateOffset(**decoded), blocks * model_->config().block_tokens());
+    const auto tokens = RandomTokens(model_->config().block_tokens());
+    EXPECT_EQ(model_->EncodeState(*model_->StepBlocks({{*decoded, tokens}})[0].state),
+              model_->EncodeState(*model_->StepBlocks({{state, tokens}})[0].state));
+  }
+}
+
+TEST_F(ModelTest, ADamagedStateIsRefused) {
+  const std::string bytes = model_->EncodeState(*After(2));
+  for (int i = 0; i < 300; ++i) {
+    std::string damaged = bytes;
+    damaged[random_() % damaged.size()] ^= 1 << random_() % 8;
+    EXPECT_THAT(model_->DecodeState(damaged).status(), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("checksum")));
+    const size_t size = random_() % bytes.size();
+    EXPECT_FALSE(model_->DecodeState(absl::string_view(bytes).substr(0, size)).ok());
+  }
+  EXPECT_FALSE(model_->DecodeState(bytes + "x").ok());
+}
+
+TEST_F(ModelTest, AnotherModelsStateIsRefused) {
+  WriteRandomModel(folder_.path(), SmallConfig(), 6);
+  const auto other = Model::Load(folder_.path(), {});
+  ASSERT_OK(other);
+  EXPECT_NE((*other)->fingerprint(), model_->fingerprint());
+  EXPECT_THAT((*other)->DecodeState(model_->EncodeState(*After(1))).status(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr(model_->fingerprint())));
+}
+
+TEST_F(ModelTest, AForkLeavesTheStateAsItWas) {
+  const StatePtr state = After(2);
+  const std::string before = model_->EncodeState(*state);
+  const auto fork = model_->NewFork(state);
+  ASSERT_OK(fork->Feed(RandomTokens(200)));
+  EXPECT_EQ(model_->EncodeState(*state), before);
+}
+
+TEST_F(ModelTest, ATokenOutsideTheVocabularyIsRefused) {
+  EXPECT_THAT(model_->NewFork(model_->InitialState())->Feed({1, 258}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("258")));
+  std::vector<int32_t> tokens(model_->config().block_tokens(), 1);
+  tokens[5] = -1;
+  EXPECT_THAT(model_->StepBlocks({{model_->InitialState(), tokens}})[0].status,
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("-1")));
+  tokens.pop_back();
+  EXPECT_THAT(model_->StepBlocks({{model_->InitialState(), tokens}})[0].status,
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("a block is")));
+}
+
+// A fork that says what it is told to, whatever it is fed.
+class ScriptedFork final : public Fork {
+ public:
+  explicit ScriptedFork(std::vector<int32_t> script) : script_(std::move(script)), logits_(258, 0.0f) { Point(); }
+  absl::Status Feed(absl::Span<const int32_t> tokens) override {
+    offset_ += tokens.size();
+    next_ += 1;
+    Point();
+    return absl::OkStatus();
+  }
+  absl::Span<const float> logits() const override { return logits_; }
+  int64_t offset() const override { return offset_; }
+
+ private:
+  void Point() {
+    std::fill(logits_.begin(), logits_.end(), 0.0f);
+    if (next_ < script_.size()) logits_[script_[next_]] = 20.0f;
+  }
+  const std::vector<int32_t> script_;
+  std::vector<float> logits_;
+  size_t next_ = 0;
+  int64_t offset_ = 0;
+};
+
+std::vector<int32_t> Bytes(absl::string_view text) {
+  std::vector<int32_t> out;
+  for (const unsigned char c : text) out.push_back(c);
+  return out;
+}
+
+struct Decoded {
+  std::string text;
+  std::vector<int32_t> tokens;
+  StopReason reason;
+};
+Decoded DecodeScript(const Tokenizer& tokenizer, std::vector<int32_t> script, DecodingOptions options) {
+  Decoder decoder(std::make_unique<ScriptedFork>(std::move(script)), &tokenizer, std::move(options));
+  Decoded out;
+  while (!decoder.stop_reason()) {
+    const auto piece = decoder.Next();
+    EXPECT_OK(piece);
+    EXPECT_EQ(ToValidUtf8(piece->text), piece->text);
+    out.text += piece->text;
+    out.tokens.insert(out.tokens.end(), piece->tokens.begin(), piece->tokens.end());
+  }
+  out.reason = *decoder.stop_reason();
+  return out;
+}
+
+TEST_F(ModelTest, DecodingEndsWhereItShould) {
+  const Tokenizer& tokenizer = model_->tokenizer();
+  std::vector<int32_t> answer = Bytes("blue sky");
+  answer.push_back(kByteEndOfAnswer);
+  const Decoded ended = DecodeScript(tokenizer, answer, {.max_tokens = 50});
+  EXPECT_EQ(ended.text, "blue sky");
+  EXPECT_EQ(ended.tokens.size(), 8);
+  EXPECT_EQ(ended.reason, StopReason::kEndOfAnswer);
+  const Decoded full = DecodeScript(tokenizer, answer, {.max_tokens = 4});
+  EXPECT_EQ(full.text, "blue");
+  EXPECT_EQ(full.reason, StopReason::kMaxTokens);
+  const Decoded stopped = DecodeScript(tokenizer, answer, {.max_tokens = 50, .stop = {"zzz", "e s"}});
+  EXPECT_EQ(stopped.text, "blu");
+  EXPECT_EQ(stopped.reason, StopReason::kStopString);
+}
+
+TEST_F(ModelTest, TextIsWholeCharacters) {
+  std::vector<int32_t> answer = Bytes("a\xc3\xa9\xe2\x82\xac\xff z\xe2\x82");
+  answer.push_back(kByteEndOfAnswer);
+  EXPECT_EQ(DecodeScript(model_->tokenizer(), answer, {.max_tokens = 50}).text, "a\xc3\xa9\xe2\x82\xac\xef\xbf\xbd z\xef\xbf\xbd\xef\xbf\xbd");
+}
+
+TEST_F(ModelTest, SamplingRepeatsWithItsSeed) {
+  const StatePtr state = After(1);
+  const auto sample = [&](uint64_t seed) {
+    Decoder decoder(model_->NewFork(state), &model_->tokenizer(),
+                    {.max_tokens = 40, .temperature = 1.5f, .top_k = 50, .top_p = 0.9f, .seed = seed});
+    EXPECT_OK(decoder.Read({1, 2, 3}));
+    while (!decoder.stop_reason()) EXPECT_OK(decoder.Next());
+    return decoder.answer();
+  };
+  EXPECT_EQ(sample(1), sample(1));
+  EXPECT_NE(sample(1), sample(2));
+}
+
+}  // namespace
+}  // namespace mnemosyne

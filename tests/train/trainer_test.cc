@@ -1,0 +1,102 @@
+#include "train/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include "core/base/file.h"
+#include "core/model/model.h"
+#include "tests/core/model/random_model.h"
+#include "tests/status_matchers.h"
+#include "tests/temp_folder.h"
+
+namespace mnemosyne {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr char kRecipe[] = R"({
+  "seed": 3, "rows": 3, "segment_tokens": 128, "questions": 2, "learning_rate": 0.003, "warmup_steps": 4,
+  "weight_decay": 0.01, "clip_norm": 1.0, "gate_bias": -3.0,
+  "stages": [
+    {"steps": 6, "write_cost": 0.0, "min_tokens": 128, "max_tokens": 128, "min_facts": 1, "max_facts": 1,
+     "noise_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 1.0, "answer_weight": 2.0},
+    {"steps": 10, "write_cost": 0.1, "min_tokens": 256, "max_tokens": 1024, "min_facts": 1, "max_facts": 4,
+     "noise_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 0.5, "answer_weight": 2.0}
+  ]
+})";
+
+class TrainerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string words;
+    for (int i = 0; i < 200; ++i) {
+      words += std::string{static_cast<char>('a' + i % 26), static_cast<char>('a' + i / 26), 'e', 'l'} + " n 4 1 @ 4 1 0\n";
+    }
+    ASSERT_OK(WriteFileAtomically(folder_.File("index.adj"), words));
+    ASSERT_OK(WriteFileAtomically(folder_.File("index.noun"), words));
+    std::string text;
+    for (int i = 0; i < 400; ++i) text += "the quick brown fox number " + std::to_string(i * 7919) + " jumps over the lazy dog. ";
+    ASSERT_OK(WriteFileAtomically(folder_.File("text.txt"), text));
+  }
+  std::unique_ptr<Trainer> NewTrainer() {
+    auto recipe = ParseRecipe(kRecipe);
+    EXPECT_OK(recipe);
+    auto vocabulary = Vocabulary::Load(folder_.path());
+    EXPECT_OK(vocabulary);
+    auto english = Haystack::FromFiles({folder_.File("text.txt")});
+    EXPECT_OK(english);
+    return std::make_unique<Trainer>(SmallConfig(), *recipe, Trainer::Data{*vocabulary, *english, Haystack::Noise()});
+  }
+  TempFolder folder_;
+};
+
+TEST_F(TrainerTest, AResumedRunGoesOnToTheBit) {
+  const auto whole = NewTrainer();
+  std::vector<double> losses;
+  for (int i = 0; i < 14; ++i) losses.push_back(whole->Step().text_loss);
+  for (const int cut : {3, 9}) {
+    const auto first = NewTrainer();
+    for (int i = 0; i < cut; ++i) EXPECT_EQ(first->Step().text_loss, losses[i]);
+    ASSERT_OK(first->SaveCheckpoint(folder_.File("checkpoint")));
+    const auto second = NewTrainer();
+    ASSERT_OK(second->LoadCheckpoint(folder_.File("checkpoint")));
+    for (int i = cut; i < 14; ++i) EXPECT_EQ(second->Step().text_loss, losses[i]) << "step " << i << " after " << cut;
+    ASSERT_OK(whole->ExportModel(folder_.path()));
+    const auto expected = ReadFile(folder_.File("model.safetensors"));
+    ASSERT_OK(second->ExportModel(folder_.path()));
+    EXPECT_EQ(*ReadFile(folder_.File("model.safetensors")), *expected);
+  }
+}
+
+TEST_F(TrainerTest, LossFallsAndTheModelLoads) {
+  const auto trainer = NewTrainer();
+  const double first = trainer->Step().text_loss;
+  double last = first;
+  for (int i = 0; i < 15; ++i) last = trainer->Step().text_loss;
+  EXPECT_LT(last, first - 0.3);
+  ASSERT_OK(trainer->ExportModel(folder_.path()));
+  EXPECT_OK(Model::Load(folder_.path(), {}));
+}
+
+TEST_F(TrainerTest, ADamagedCheckpointIsRefused) {
+  const auto trainer = NewTrainer();
+  ASSERT_OK(trainer->SaveCheckpoint(folder_.File("checkpoint")));
+  const std::string bytes = *ReadFile(folder_.File("checkpoint"));
+  ASSERT_OK(WriteFileAtomically(folder_.File("checkpoint"), bytes.substr(0, bytes.size() / 2)));
+  EXPECT_THAT(trainer->LoadCheckpoint(folder_.File("checkpoint")), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("checkpoint")));
+}
+
+TEST(Recipe, ErrorsNameTheKey) {
+  const auto change = [](const std::string& from, const std::string& to) {
+    std::string text = kRecipe;
+    text.replace(text.find(from), from.size(), to);
+    return ParseRecipe(text).status();
+  };
+  EXPECT_THAT(change("\"rows\": 3,", ""), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'rows'")));
+  EXPECT_THAT(change("\"rows\": 3", "\"rows\": 0"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'rows' is 0")));
+  EXPECT_THAT(change("\"rows\": 3", "\"rows\": 3, \"cols\": 2"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'cols'")));
+  EXPECT_THAT(change("\"min_facts\"", "\"few_facts\""), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("stages[0].")));
+  EXPECT_THAT(ParseRecipe("[]"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("object")));
+}
+
+}  // namespace
+}  // namespace mnemosyne
