@@ -28,7 +28,7 @@ test: build
 	@ctest --preset $(PRESET) -j $(JOBS)
 
 demo: build
-	@deploy/demo.sh
+	@python3 deploy/demo.py build/$(PRESET)/bin $(SEED)
 
 format:
 	@deploy/install_packages.sh clang-format

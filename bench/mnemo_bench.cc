@@ -1,6 +1,7 @@
 // mnemo-bench: measures a running server.
 //
 //   mnemo-bench recall --haystack=held_out.txt     how often a needle is found, by kind, haystack and size
+//   mnemo-bench facts --samples=20                 facts that no model of ours was trained on, a JSON line each
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -113,17 +114,32 @@ absl::Status Recall() {
   return absl::OkStatus();
 }
 
+// Numbers and words in all the wordings that models/recall was trained on; needs no server.
+absl::Status Facts() {
+  ASSIGN_OR_RETURN(const Vocabulary vocabulary, Vocabulary::Load(absl::GetFlag(FLAGS_words)));
+  Random random(absl::GetFlag(FLAGS_seed));
+  for (int i = 0; i < absl::GetFlag(FLAGS_samples); ++i) {
+    const Fact fact = vocabulary.Draw(i % 4 == 3 ? ValueKind::kWord : ValueKind::kNumber, Split::kHeldOut, random);
+    const nlohmann::json line = {{"statement", Statement(fact, i % kStatementWordings)},
+                                 {"question", Question(fact, i % kQuestionWordings)},
+                                 {"value", fact.value}};
+    std::printf("%s\n", line.dump().c_str());
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 }  // namespace mnemosyne
 
 int main(int argc, char** argv) {
-  absl::SetProgramUsageMessage("mnemo-bench recall [flags]: measures a running server; see docs/recall.md");
+  absl::SetProgramUsageMessage("mnemo-bench recall|facts [flags]: measures a running server; see docs/recall.md");
   const std::vector<char*> words = absl::ParseCommandLine(argc, argv);
-  if (words.size() != 2 || std::string(words[1]) != "recall") {
-    std::fprintf(stderr, "mnemo-bench: say what to measure: recall\n");
+  const std::string what = words.size() == 2 ? words[1] : "";
+  if (what != "recall" && what != "facts") {
+    std::fprintf(stderr, "mnemo-bench: say what to do: recall or facts\n");
     return 2;
   }
-  const absl::Status status = mnemosyne::Recall();
+  const absl::Status status = what == "recall" ? mnemosyne::Recall() : mnemosyne::Facts();
   if (status.ok()) return 0;
   std::fprintf(stderr, "mnemo-bench: %s\n", std::string(status.message()).c_str());
   return 1;

@@ -29,10 +29,9 @@ namespace mnemosyne::client {
 // What the server said last.
 struct StreamProgress {
   Watermarks watermarks;
-  uint64_t sequence = 0;          // appends up to here are accepted
-  uint64_t durable_sequence = 0;  // appends up to here are durable
-  absl::optional<float>
-      mean_surprise;  // over the blocks memorized since the progress before; unset when there was none
+  uint64_t sequence = 0;                // appends up to here are accepted
+  uint64_t durable_sequence = 0;        // appends up to here are durable
+  absl::optional<float> mean_surprise;  // of the blocks memorized since the progress before; unset: none were
 };
 
 struct StreamOptions {

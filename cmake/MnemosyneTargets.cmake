@@ -5,7 +5,7 @@ function(mnemosyne_options target)
   target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR})
   target_compile_options(${target} PRIVATE -Wall -Wextra -Werror -Wno-sign-compare -Wno-missing-field-initializers)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    target_compile_options(${target} PRIVATE -Wno-restrict)  # false alarms of GCC 12 on string concatenation
+    target_compile_options(${target} PRIVATE -Wno-restrict -Wno-stringop-overflow)  # false alarms of GCC 12 on strings
   endif()
   if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
     target_compile_options(${target} PRIVATE -Werror=thread-safety)

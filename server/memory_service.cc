@@ -108,11 +108,7 @@ grpc::ServerUnaryReactor* MemoryService::Reset(grpc::CallbackServerContext* cont
                                                v1::ResetResponse* response) {
   return UnaryCall::Start(environment_, context, "Reset", [this, request, response]() -> absl::Status {
     RETURN_IF_ERROR(NeedSession(request->session_id()));
-    if (request->offset() != 0) {
-      return absl::OutOfRangeError(
-          absl::StrCat("offset is ", request->offset(), "; a session can be taken back to empty only, which is 0"));
-    }
-    ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.Reset(request->session_id()));
+    ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.Reset(request->session_id(), request->offset()));
     ToProto(session, response->mutable_session());
     return absl::OkStatus();
   });

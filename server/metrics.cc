@@ -1,10 +1,6 @@
 #include "server/metrics.h"
 
-#include <exception>
-#include <utility>
-
-#include "absl/memory/memory.h"
-#include "absl/strings/str_cat.h"
+#include <iterator>
 
 namespace mnemosyne {
 namespace {
@@ -99,25 +95,6 @@ std::vector<MetricFamily> Metrics::Collect() const {
   };
   out.insert(out.end(), std::begin(levels_and_counts), std::end(levels_and_counts));
   return out;
-}
-
-absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(const std::string& address,
-                                                                        std::shared_ptr<Metrics> metrics) {
-  try {  // the HTTP server reports what goes wrong by exceptions: they end here
-    auto exposer = std::make_unique<prometheus::Exposer>(address, /*num_threads=*/1);
-    exposer->RegisterCollectable(metrics);
-    return absl::WrapUnique(new MetricsEndpoint(std::move(metrics), std::move(exposer)));
-  } catch (const std::exception& error) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", address, " for metrics: ", error.what()));
-  }
-}
-
-MetricsEndpoint::MetricsEndpoint(std::shared_ptr<Metrics> metrics, std::unique_ptr<prometheus::Exposer> exposer)
-    : metrics_(std::move(metrics)), exposer_(std::move(exposer)) {}
-
-int MetricsEndpoint::port() const {
-  const std::vector<int> ports = exposer_->GetListeningPorts();
-  return ports.empty() ? 0 : ports.front();
 }
 
 }  // namespace mnemosyne

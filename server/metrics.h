@@ -2,7 +2,6 @@
 // all).
 //
 //   auto metrics = std::make_shared<Metrics>(engine);
-//   ASSIGN_OR_RETURN(auto endpoint, MetricsEndpoint::Start("127.0.0.1:9464", metrics));
 //   metrics->CountRpc("Query", absl::StatusCode::kOk);
 //
 // Thread-safe. No label ever holds a session's id.
@@ -13,13 +12,11 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "core/engine/engine.h"
 #include "prometheus/collectable.h"
 #include "prometheus/counter.h"
-#include "prometheus/exposer.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
 
@@ -43,21 +40,6 @@ class Metrics final : public prometheus::Collectable {
   prometheus::Histogram& time_to_first_token_;
   prometheus::Histogram& query_;
   prometheus::Histogram& append_to_durable_;
-};
-
-// Serves the metrics over HTTP at /metrics until it is destroyed.
-class MetricsEndpoint {
- public:
-  // `address` as host:port; port 0 takes a free one. UNAVAILABLE names an address that cannot be listened on.
-  static absl::StatusOr<std::unique_ptr<MetricsEndpoint>> Start(const std::string& address,
-                                                                std::shared_ptr<Metrics> metrics);
-  int port() const;
-
- private:
-  MetricsEndpoint(std::shared_ptr<Metrics> metrics, std::unique_ptr<prometheus::Exposer> exposer);
-
-  const std::shared_ptr<Metrics> metrics_;
-  const std::unique_ptr<prometheus::Exposer> exposer_;
 };
 
 }  // namespace mnemosyne

@@ -1,22 +1,18 @@
 #include "server/server.h"
 
-#include <netdb.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <limits>
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "core/base/status_macros.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
+#include "server/listening_socket.h"
 
 namespace mnemosyne {
 namespace {
@@ -31,26 +27,10 @@ int MaxMessageBytes(const Engine::Options& options) {
 
 // gRPC says that it could not bind, not why: asks the system again.
 std::string WhyNotBound(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  if (colon == std::string::npos) return "the address has no port";
-  std::string host = address.substr(0, colon);
-  if (host.size() > 1 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
-  addrinfo* found = nullptr;
-  const int code = getaddrinfo(host.empty() ? nullptr : host.c_str(), address.c_str() + colon + 1, &hints, &found);
-  if (code != 0) return gai_strerror(code);
-  std::string reason = "no reason given";
-  const int fd = socket(found->ai_family, found->ai_socktype, found->ai_protocol);
-  const int on = 1;
-  if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
-      bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, 1) != 0) {
-    reason = errno == EADDRINUSE ? "address in use" : std::strerror(errno);
-  }
-  if (fd >= 0) close(fd);
-  freeaddrinfo(found);
-  return reason;
+  const absl::StatusOr<int> socket = ListenOn(address);
+  if (!socket.ok()) return std::string(socket.status().message());
+  close(*socket);
+  return "no reason given";
 }
 
 }  // namespace

@@ -17,6 +17,7 @@
 #include "grpcpp/server.h"
 #include "server/memory_service.h"
 #include "server/metrics.h"
+#include "server/metrics_endpoint.h"
 
 namespace mnemosyne {
 

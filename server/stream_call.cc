@@ -39,7 +39,7 @@ class StreamCall::Observer final : public WriterObserver {
     const std::shared_ptr<StreamCall> call = call_.lock();
     if (call == nullptr) return;
     absl::MutexLock lock(&call->mutex_);
-    if (!call->last_.has_value()) call->last_ = status;  // the writer goes in OnDone: not on this thread
+    if (!call->last_.has_value()) call->last_ = status;
     call->Advance();
   }
 
@@ -61,15 +61,7 @@ StreamCall* StreamCall::Start(const CallEnvironment& environment, grpc::Callback
 StreamCall::StreamCall(const CallEnvironment& environment, grpc::CallbackServerContext* context)
     : environment_(environment), context_(context) {}
 
-StreamCall::~StreamCall() {
-  std::shared_ptr<Writer> writer;
-  {
-    absl::MutexLock lock(&mutex_);
-    writer = std::move(writer_);
-  }
-  writer.reset();
-  environment_.registry.Remove(registration_);
-}
+StreamCall::~StreamCall() { environment_.registry.Remove(registration_); }
 
 void StreamCall::OnReadDone(bool ok) {
   bool first = false;
@@ -161,6 +153,9 @@ void StreamCall::OpenSession() {
 
 void StreamCall::HandleAppend() {
   while (true) {
+    const uint64_t sequence = request_.append().sequence();
+    absl::StatusOr<Content> content = ContentOf(request_.append());
+    if (!content.ok()) return End(content.status());
     std::shared_ptr<Writer> writer;
     {
       absl::MutexLock lock(&mutex_);
@@ -168,14 +163,12 @@ void StreamCall::HandleAppend() {
       writer = writer_;
       room_seen_ = false;
       if (timed_sequence_ == 0) {
-        timed_sequence_ = request_.append().sequence();
+        timed_sequence_ = sequence;
         timed_since_ = absl::Now();
       }
     }
-    const uint64_t sequence = request_.append().sequence();
-    absl::StatusOr<Content> content = ContentOf(request_.append());
-    if (!content.ok()) return End(content.status());
     const absl::Status status = writer->Append(sequence, *std::move(content));
+    writer.reset();  // an end gives the seat back: it may not be held here
     if (!status.ok() && !absl::IsResourceExhausted(status)) return End(status);
 
     absl::MutexLock lock(&mutex_);
@@ -205,6 +198,7 @@ void StreamCall::HandleFlush() {
     ++flushes_asked_;
   }
   const absl::Status status = writer->Flush();
+  writer.reset();
   if (!status.ok()) return End(status);
   absl::MutexLock lock(&mutex_);
   ReadNext();
@@ -253,6 +247,10 @@ void StreamCall::WriteAck() {
 }
 
 void StreamCall::Advance() {
+  if (last_.has_value() && writer_ != nullptr && !giving_back_) {
+    giving_back_ = true;
+    environment_.blocking.Continue([call = shared_from_this()] { call->GiveSeatBack(); });
+  }
   if (finished_ || write_in_flight_) return;
   if (opened_due_ && !cancelled_) {
     opened_due_ = false;
@@ -262,8 +260,11 @@ void StreamCall::Advance() {
     return StartWrite(&response_);
   }
   if (ack_due_ && opened_sent_ && !cancelled_) return WriteAck();  // also before an error: what became durable is said
-  if (!last_.has_value() && Complete()) last_ = absl::OkStatus();
-  if (!last_.has_value()) return;
+  if (!last_.has_value() && Complete()) {
+    last_ = absl::OkStatus();
+    return Advance();
+  }
+  if (!last_.has_value() || giving_back_) return;
   finished_ = true;
   Finish(LastStatus(environment_, "Stream", *last_, context_));
 }
@@ -272,17 +273,22 @@ void StreamCall::ReadNext() {
   if (!finished_ && !last_.has_value()) StartRead(&request_);
 }
 
-std::shared_ptr<Writer> StreamCall::EndLocked(const absl::Status& status) {
+void StreamCall::End(const absl::Status& status) {
+  absl::MutexLock lock(&mutex_);
   if (!last_.has_value()) last_ = status;
-  std::shared_ptr<Writer> writer = std::move(writer_);
   Advance();
-  return writer;
 }
 
-void StreamCall::End(const absl::Status& status) {
-  std::shared_ptr<Writer> writer;  // destroyed without the lock: it may wait for the observer, which takes it
+void StreamCall::GiveSeatBack() {
+  std::shared_ptr<Writer> writer;
+  {
+    absl::MutexLock lock(&mutex_);
+    writer = std::move(writer_);
+  }
+  writer.reset();  // without the lock, which the observer takes
   absl::MutexLock lock(&mutex_);
-  writer = EndLocked(status);
+  giving_back_ = false;
+  Advance();
 }
 
 void StreamCall::OnWriteDone(bool ok) {
@@ -296,21 +302,13 @@ void StreamCall::OnWriteDone(bool ok) {
 }
 
 void StreamCall::OnCancel() {
-  std::shared_ptr<Writer> writer;
-  absl::MutexLock lock(&mutex_);
-  cancelled_ = true;
-  writer = EndLocked(absl::CancelledError("the client cancelled the stream or is gone"));
-}
-
-void StreamCall::OnDone() {
-  std::shared_ptr<Writer> writer;
   {
     absl::MutexLock lock(&mutex_);
-    finished_ = true;
-    writer = std::move(writer_);
+    cancelled_ = true;
   }
-  writer.reset();
-  const std::shared_ptr<StreamCall> last_reference = std::move(self_);
+  End(absl::CancelledError("the client cancelled the stream or is gone"));
 }
+
+void StreamCall::OnDone() { const std::shared_ptr<StreamCall> last_reference = std::move(self_); }
 
 }  // namespace mnemosyne

@@ -5,7 +5,8 @@
 // in the meantime is merged into the next (the newest watermarks, the mean of the surprise, one ack for every flush).
 //
 // Threads: gRPC's, the engine's (the observer) and BlockingCalls' meet at mutex_, which is not held while the engine is
-// called. The engine's threads never destroy the Writer: its destructor may wait for them. Lifetime: the call holds
+// called. The Writer is destroyed on BlockingCalls' threads, never on the engine's: its destructor may wait for them.
+// It goes before the client is told that the stream ended, who can then take the seat at once. Lifetime: the call holds
 // itself until OnDone; tasks hold it strongly, the observer and the registry weakly.
 #pragma once
 
@@ -41,8 +42,8 @@ class StreamCall final : public grpc::ServerBidiReactor<v1::StreamRequest, v1::S
   void OpenSession();   // may wait for a disk
   void HandleAppend();  // also again, when there is room
   void HandleFlush();
-  void End(const absl::Status& status);  // gives the seat back; not from the engine's threads
-  std::shared_ptr<Writer> EndLocked(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void End(const absl::Status& status);
+  void GiveSeatBack();  // may wait for the observer
   void ReadNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);  // writes what is due, or finishes
   void WriteAck() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -60,6 +61,7 @@ class StreamCall final : public grpc::ServerBidiReactor<v1::StreamRequest, v1::S
 
   absl::Mutex mutex_;  // guards everything below
   std::shared_ptr<Writer> writer_ ABSL_GUARDED_BY(mutex_);
+  bool giving_back_ ABSL_GUARDED_BY(mutex_) = false;  // GiveSeatBack is on its way
   bool open_asked_ ABSL_GUARDED_BY(mutex_) = false;
   bool opened_due_ ABSL_GUARDED_BY(mutex_) = false;
   bool opened_sent_ ABSL_GUARDED_BY(mutex_) = false;

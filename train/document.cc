@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/str_cat.h"
 #include "core/model/tokenizer.h"
 
 namespace mnemosyne {
@@ -41,7 +42,7 @@ Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabula
                                                                               : ValueKind::kUuid;
     const Fact fact = vocabulary.Draw(kind, Split::kTrain, random);
     const int wording = std::uniform_int_distribution<int>(0, kStatementWordings - 1)(random);
-    const std::string text = " " + Statement(fact, wording);
+    const std::string text = absl::StrCat(" ", Statement(fact, wording));
     if (used + static_cast<int64_t>(text.size()) > tokens / 2) break;
     used += text.size();
     const double u = unit();
@@ -57,8 +58,9 @@ Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabula
     const size_t at = std::max<size_t>(done, static_cast<size_t>(one.depth * static_cast<double>(hay.size())));
     const size_t to = std::min(hay.find(' ', at), hay.size());
     AddBytes(absl::string_view(hay).substr(done, to - done), &document.tokens);
+    const int64_t begin = document.tokens.size();
     AddBytes(one.text, &document.tokens);
-    document.facts.push_back({one.fact, static_cast<int64_t>(document.tokens.size())});
+    document.facts.push_back({one.fact, begin, static_cast<int64_t>(document.tokens.size())});
     done = to;
   }
   AddBytes(absl::string_view(hay).substr(done), &document.tokens);
@@ -70,7 +72,7 @@ Exercise MakeExercise(const Fact& fact, Random& random) {
   exercise.tokens.push_back(kByteQuestion);
   AddBytes(Question(fact, std::uniform_int_distribution<int>(0, kQuestionWordings - 1)(random)), &exercise.tokens);
   exercise.answer_begin = exercise.tokens.size();
-  AddBytes(" " + fact.value, &exercise.tokens);
+  AddBytes(absl::StrCat(" ", fact.value), &exercise.tokens);
   exercise.tokens.push_back(kByteEndOfAnswer);
   return exercise;
 }

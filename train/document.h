@@ -18,7 +18,7 @@ struct DocumentOptions {
 
 struct ToldFact {
   Fact fact;
-  int64_t end = 0;  // tokens of the document up to the fact's end
+  int64_t begin = 0, end = 0;  // tokens of the document before the fact, and up to its end
 };
 
 struct Document {

@@ -23,6 +23,7 @@ ABSL_FLAG(std::string, words, "/usr/share/wordnet", "the folder of WordNet's ind
 ABSL_FLAG(std::string, out, "", "the folder that gets config.json, model.safetensors, checkpoint and train.jsonl");
 ABSL_FLAG(std::string, init, "", "a model.safetensors to start from in place of random weights");
 ABSL_FLAG(bool, resume, false, "go on from the checkpoint in --out");
+ABSL_FLAG(int64_t, stop_after, 0, "stop after this step of the recipe; 0: at its end");
 ABSL_FLAG(int, log_every, 20, "steps between lines of the log");
 ABSL_FLAG(int, save_every, 200, "steps between checkpoints");
 ABSL_FLAG(int, evaluate_every, 1000, "steps between evaluations by generation; 0: only at the end");
@@ -84,8 +85,9 @@ absl::Status Run() {
 
   const auto begin = std::chrono::steady_clock::now();
   const int64_t first = trainer.step(), tokens_a_step = recipe.rows * recipe.segment_tokens;
-  double answer_loss = 0, text_loss = 0, accuracy = 0, exact = 0, write = 0;
-  while (trainer.step() < recipe.steps()) {
+  double answer_loss = 0, text_loss = 0, accuracy = 0, exact = 0, write = 0, write_facts = 0;
+  const int64_t stop_after = absl::GetFlag(FLAGS_stop_after), last = stop_after > 0 ? std::min(stop_after, recipe.steps()) : recipe.steps();
+  while (trainer.step() < last) {
     const Trainer::StepReport report = trainer.Step();
     const double keep = report.step == first + 1 ? 0.0 : 0.95;  // smoothed for the eye
     answer_loss = keep * answer_loss + (1 - keep) * report.answer_loss;
@@ -93,21 +95,22 @@ absl::Status Run() {
     accuracy = keep * accuracy + (1 - keep) * report.answer_accuracy;
     exact = keep * exact + (1 - keep) * report.exact;
     write = keep * write + (1 - keep) * report.write;
+    write_facts = keep * write_facts + (1 - keep) * report.write_facts;
     if (report.step % absl::GetFlag(FLAGS_log_every) == 0) {
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
       const double rate = (report.step - first) * tokens_a_step / seconds;
-      std::printf("step %d/%d  text %.3f  answer %.4f  right %.1f%%  exact %.1f%%  write %.5f  |grad| %.2f  %.0f tokens/s  %.0f min left\n",
-                  static_cast<int>(report.step), static_cast<int>(recipe.steps()), text_loss, answer_loss,
-                  100 * accuracy, 100 * exact, write, report.gradient_norm, rate,
-                  (recipe.steps() - report.step) * tokens_a_step / rate / 60);
+      std::printf("step %d/%d  text %.3f  answer %.4f  right %.1f%%  exact %.1f%%  write %.6f / %.4f  |grad| %.2f  %.0f tokens/s  %.0f min left\n",
+                  static_cast<int>(report.step), static_cast<int>(last), text_loss, answer_loss,
+                  100 * accuracy, 100 * exact, write, write_facts, report.gradient_norm, rate,
+                  (last - report.step) * tokens_a_step / rate / 60);
       std::fflush(stdout);
       const Json line = {{"step", report.step}, {"text_loss", text_loss}, {"answer_loss", answer_loss},
-                         {"answer_accuracy", accuracy}, {"exact", exact}, {"write", write}, {"gradient_norm", report.gradient_norm},
+                         {"answer_accuracy", accuracy}, {"exact", exact}, {"write_outside_facts", write}, {"write_in_facts", write_facts}, {"gradient_norm", report.gradient_norm},
                          {"seconds", seconds}, {"tokens_per_second", rate}};
       std::fprintf(log, "%s\n", line.dump().c_str());
       std::fflush(log);
     }
-    const bool is_last = report.step == recipe.steps();
+    const bool is_last = report.step == last;
     if (report.step % absl::GetFlag(FLAGS_save_every) == 0 || is_last) {
       RETURN_IF_ERROR(trainer.SaveCheckpoint(checkpoint));
       RETURN_IF_ERROR(trainer.ExportModel(out));

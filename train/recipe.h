@@ -12,7 +12,7 @@ namespace mnemosyne {
 
 struct Stage {
   int64_t steps = 0;
-  double write_cost = 0;     // loss per mean theta / theta_max: what a write must be worth
+  double write_cost = 0;     // loss per unit of the write gates' mean height outside facts (trainer.cc)
   double text_weight = 1;    // of the documents' loss, nats a byte
   double answer_weight = 1;  // of the answers' loss, nats a byte
   DocumentOptions documents;

@@ -88,6 +88,8 @@ BatchState Repeated(const BatchState& state, int64_t times) {
   return out;
 }
 
+constexpr double kClosed = -13.0;  // logit of a write gate that is as good as closed
+
 // logits [N, T, V], targets [N, T] -> nats [N, T]
 Tensor CrossEntropy(const Tensor& logits, const Tensor& targets) {
   return -logits.log_softmax(-1).gather(2, targets.unsqueeze(2)).squeeze(2);
@@ -129,9 +131,10 @@ void Trainer::BeginDocument(int64_t row) {
   one.cursor = 0;
 }
 
-Tensor Trainer::NextSegments(std::vector<bool>* fresh) {
+Tensor Trainer::NextSegments(std::vector<bool>* fresh, Tensor* outside) {
   const int64_t rows = recipe_.rows, tokens = recipe_.segment_tokens;
   std::vector<int64_t> ids;
+  std::vector<float> is_outside(rows * tokens, 1.0f);
   ids.reserve(rows * tokens);
   fresh->assign(rows, false);
   for (int64_t r = 0; r < rows; ++r) {
@@ -140,8 +143,13 @@ Tensor Trainer::NextSegments(std::vector<bool>* fresh) {
     (*fresh)[r] = row.cursor == 0;
     const auto from = row.document.tokens.begin() + row.cursor;
     ids.insert(ids.end(), from, from + tokens);
+    for (const ToldFact& told : row.document.facts) {
+      const int64_t begin = std::max(told.begin, row.cursor), end = std::min(told.end, row.cursor + tokens);
+      for (int64_t i = begin; i < end; ++i) is_outside[r * tokens + i - row.cursor] = 0;
+    }
     row.cursor += tokens;
   }
+  *outside = at::tensor(is_outside).view({rows, tokens});
   return at::tensor(ids).view({rows, tokens});
 }
 
@@ -186,7 +194,8 @@ Trainer::Questions Trainer::AskRows() const {
 Trainer::StepReport Trainer::Step() {
   const Stage& stage = recipe_.StageAt(step_);
   std::vector<bool> fresh;
-  const Tensor segments = NextSegments(&fresh);
+  Tensor outside;
+  const Tensor segments = NextSegments(&fresh, &outside);
   const Questions questions = AskRows();
 
   const Titans titans(config_, parameters_);
@@ -201,10 +210,13 @@ Trainer::StepReport Trainer::Step() {
   const Tensor answer = (CrossEntropy(answered.logits, questions.targets) * questions.is_answer).sum() / answer_bytes;
 
   Tensor loss = stage.text_weight * text + stage.answer_weight * answer;
-  Tensor write = at::zeros({});
-  if (read.theta.defined()) {
-    write = read.theta.mean() / config_.memory.theta_max;
-    loss = loss + stage.write_cost * write;
+  if (read.write.defined() && stage.write_cost > 0) {
+    // What text writes wears away older facts: over a million bytes a gate of one in a thousand is far too open. So the
+    // cost is on the gate's logit, with the same pull at every height down to kClosed: a write must be worth it. Facts
+    // are free of it.
+    const Tensor height = at::softplus(read.write - kClosed) / -kClosed;  // [rows, T, memory blocks, H]
+    const Tensor mask = outside.unsqueeze(-1).unsqueeze(-1);
+    loss = loss + stage.write_cost * (height * mask).sum() / (mask.sum() * height.size(2) * height.size(3));
   }
 
   optimizer_->zero_grad();
@@ -240,7 +252,11 @@ Trainer::StepReport Trainer::Step() {
   report.answer_accuracy = 1 - (wrong.sum() / answer_bytes).item<double>();
   const Tensor is_asked = (questions.is_answer.sum(1) > 0).to(at::kFloat);
   report.exact = (((wrong.sum(1) == 0).to(at::kFloat) * is_asked).sum() / is_asked.sum().clamp_min(1)).item<double>();
-  report.write = write.item<double>();
+  if (read.write.defined()) {
+    const Tensor gate = read.write.sigmoid().mean({2, 3});
+    report.write = ((gate * outside).sum() / outside.sum().clamp_min(1)).item<double>();
+    report.write_facts = ((gate * (1 - outside)).sum() / (1 - outside).sum().clamp_min(1)).item<double>();
+  }
   return report;
 }
 

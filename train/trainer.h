@@ -44,7 +44,8 @@ class Trainer {
     double answer_loss = 0;     // nats a byte of the answers; 0 when nothing could be asked
     double answer_accuracy = 0; // share of answer bytes whose most likely prediction is right
     double exact = 0;           // share of answers right in every byte, each given the ones before
-    double write = 0;           // mean theta / theta_max
+    double write = 0;           // mean theta / theta_max outside facts
+    double write_facts = 0;     // and inside them
     double gradient_norm = 0;   // before clipping; a step whose norm is not finite changes nothing
   };
   StepReport Step();
@@ -71,7 +72,8 @@ class Trainer {
   };
   void BeginDocument(int64_t row);
   // The next segment of each row, [rows, segment_tokens]; `fresh` says whose document begins with it.
-  at::Tensor NextSegments(std::vector<bool>* fresh);
+  // `outside` [rows, segment_tokens]: 1 where a token belongs to no fact.
+  at::Tensor NextSegments(std::vector<bool>* fresh, at::Tensor* outside);
   Questions AskRows() const;
 
   const ModelConfig config_;

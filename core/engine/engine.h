@@ -212,7 +212,8 @@ class Engine {
   // place before it. Waits for an fsync, and for the copy of the log that stays.
   virtual absl::StatusOr<SessionInfo> Reset(const std::string& id, int64_t offset) = 0;
 
-  // ABORTED when another writer has the seat and take_over is not set; NOT_FOUND; UNAVAILABLE while draining.
+  // FAILED_PRECONDITION when another writer has the seat and take_over is not set, or the session failed; NOT_FOUND;
+  // UNAVAILABLE while draining.
   virtual absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(const std::string& id, const WriterOptions& options,
                                                              std::shared_ptr<WriterObserver> observer) = 0;
 

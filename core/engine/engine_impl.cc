@@ -353,7 +353,8 @@ absl::StatusOr<std::unique_ptr<Writer>> EngineImpl::OpenWriter(const std::string
     }
     std::shared_ptr<WriterSeat>& place = seats_[number];
     if (place != nullptr && !options.take_over) {
-      return absl::AbortedError(absl::StrCat("session '", id, "' has a writer already (take_over takes its seat)"));
+      return absl::FailedPreconditionError(
+          absl::StrCat("session '", id, "' has a writer already (take_over takes its seat)"));
     }
     former = std::exchange(place, seat);
   }

@@ -252,7 +252,7 @@ NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, MemoryState* state) 
 
   const auto by_session = [&](const Tensor& t) { return t.view({sessions, heads, tokens}).transpose(1, 2); };
   return {Finish(at::cat(reads, 1), projected.narrow(2, 3 * inner, inner)), by_session(at::cat(surprises, 1)),
-          by_session(theta)};
+          by_session(gates.select(0, 0))};
 }
 
 Tensor NeuralMemory::ReadContext(const Tensor& x, const std::vector<Tensor>& weights) const {

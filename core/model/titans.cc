@@ -70,7 +70,7 @@ struct Titans::Block {
 
   // mac: segment by segment, as each begins with the memory that the one before left.
   Tensor Mac(const Tensor& x, BlockState* state, NeuralMemory::Output* learned) const {
-    std::vector<Tensor> outputs, surprises, thetas;
+    std::vector<Tensor> outputs, surprises, writes;
     for (int64_t done = 0; done < x.size(1);) {
       SegmentState& segment = state->segment;
       if (segment.tokens == 0) segment.frozen = state->memory.weights;
@@ -80,16 +80,16 @@ struct Titans::Block {
       const NeuralMemory::Output out = memory->Forward(attended, &state->memory);
       outputs.push_back(Gate(attended, out.read));
       surprises.push_back(out.surprise);
-      thetas.push_back(out.theta);
+      writes.push_back(out.write);
       if (segment.tokens == config.segment) segment = SegmentState();
       done += tokens;
     }
     learned->surprise = at::cat(surprises, 1);
-    learned->theta = at::cat(thetas, 1);
+    learned->write = at::cat(writes, 1);
     return at::cat(outputs, 1);
   }
 
-  // x [N, T, D] -> [N, T, D]; `learned` gets the memory's surprise and theta.
+  // x [N, T, D] -> [N, T, D]; `learned` gets the memory's surprise and write.
   Tensor Forward(Tensor x, const Tensor& positions, BlockState* state, NeuralMemory::Output* learned) const {
     const Tensor h = Norm(x, norm1);
     switch (kind) {
@@ -151,20 +151,20 @@ BatchState Titans::InitialState(int64_t sessions) const {
 Titans::Output Titans::Forward(const Tensor& tokens, BatchState* state, Logits logits) const {
   const Tensor positions = at::tensor(state->offsets, at::kLong).to(tokens.device());
   Tensor x = at::embedding(embedding_, tokens);
-  std::vector<Tensor> surprises, thetas;
+  std::vector<Tensor> surprises, writes;
   for (size_t i = 0; i < blocks_.size(); ++i) {
     NeuralMemory::Output learned;
     x = blocks_[i]->Forward(x, positions, &state->blocks[i], &learned);
     if (learned.surprise.defined()) {
       surprises.push_back(learned.surprise);
-      thetas.push_back(learned.theta);
+      writes.push_back(learned.write);
     }
   }
   for (int64_t& offset : state->offsets) offset += tokens.size(1);
   Output out;
   if (!surprises.empty()) {
     out.surprise = at::stack(surprises, 2);
-    out.theta = at::stack(thetas, 2);
+    out.write = at::stack(writes, 2);
   }
   if (logits == Logits::kNone) return out;
   if (logits == Logits::kLast) x = x.narrow(1, x.size(1) - 1, 1);

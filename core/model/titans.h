@@ -45,7 +45,7 @@ class Titans {
   struct Output {
     at::Tensor logits;    // [N, T, V], [N, 1, V] or undefined
     at::Tensor surprise;  // [N, T, memory blocks, H]; undefined when no block has a memory
-    at::Tensor theta;     // alike: step sizes
+    at::Tensor write;     // alike: the logits of theta / theta_max
   };
   // tokens [N, T], int64, in [0, V). Any T >= 1.
   Output Forward(const at::Tensor& tokens, BatchState* state, Logits logits) const;

@@ -328,6 +328,13 @@ TEST_F(EndToEndTest, SessionsAreResetListedAndDeleted) {
   EXPECT_EQ(reset_response.session().epoch(), 2);
   EXPECT_EQ(reset_response.session().next_sequence(), 2);
   EXPECT_EQ(Tell("a", {TextRequest(2, Story(70))}).watermarks().memorized(), 64);
+  grpc::ClientContext back_context, beyond_context;
+  reset.set_offset(50);
+  ASSERT_OK(FromGrpc(stub_->Reset(&back_context, reset, &reset_response)));
+  EXPECT_EQ(reset_response.session().watermarks().accepted(), 50);
+  reset.set_offset(51);
+  EXPECT_THAT(FromGrpc(stub_->Reset(&beyond_context, reset, &reset_response)),
+              StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("51")));
 
   v1::DeleteSessionRequest remove;
   remove.set_session_id("b");

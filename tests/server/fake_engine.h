@@ -130,12 +130,16 @@ class FakeEngine final : public Engine {
     if (!failure_.ok()) return failure_;
     return sessions_.erase(id) == 1 ? absl::OkStatus() : Missing(id);
   }
-  absl::StatusOr<SessionInfo> Reset(const std::string& id) override {
+  absl::StatusOr<SessionInfo> Reset(const std::string& id, int64_t offset) override {
     absl::MutexLock lock(&mutex_);
     if (!failure_.ok()) return failure_;
     if (!sessions_.contains(id)) return Missing(id);
     SessionInfo info = Info(id);
+    if (offset < 0 || offset > info.watermarks.accepted) {
+      return absl::OutOfRangeError(absl::StrCat("offset ", offset, " is beyond ", info.watermarks.accepted));
+    }
     info.epoch = 2;
+    info.watermarks.accepted = offset;
     return info;
   }
 

@@ -419,12 +419,16 @@ TEST_F(MemoryServiceTest, SessionsAreMadeFoundListedResetAndDeleted) {
     EXPECT_FALSE(response.session().has_failure());
   }
   {
-    grpc::ClientContext context, too_far;
+    grpc::ClientContext context, back, too_far;
     v1::ResetRequest request;
     request.set_session_id("second");
     v1::ResetResponse response;
     ASSERT_OK(FromGrpc(stub_->Reset(&context, request, &response)));
     EXPECT_EQ(response.session().epoch(), 2);
+    EXPECT_EQ(response.session().watermarks().accepted(), 0);
+    request.set_offset(30);
+    ASSERT_OK(FromGrpc(stub_->Reset(&back, request, &response)));
+    EXPECT_EQ(response.session().watermarks().accepted(), 30);
     request.set_offset(64);
     EXPECT_THAT(FromGrpc(stub_->Reset(&too_far, request, &response)),
                 StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("64")));

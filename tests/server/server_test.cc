@@ -6,7 +6,7 @@
 
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
-#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/generic/generic_stub.h"
 #include "server/blocking_calls.h"
 #include "server/log.h"
 #include "tests/server/fake_engine.h"
@@ -41,13 +41,19 @@ std::string Health(int port, const std::string& service) {
   std::string request;
   if (!service.empty()) request = absl::StrCat("\x0a", std::string(1, static_cast<char>(service.size())), service);
   const auto channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials());
-  const grpc::internal::RpcMethod method("/grpc.health.v1.Health/Check", grpc::internal::RpcMethod::NORMAL_RPC,
-                                         channel);
   grpc::ClientContext context;
-  grpc::Slice slice(request);
-  grpc::ByteBuffer sent(&slice, 1), received;
-  const grpc::Status status = grpc::internal::BlockingUnaryCall<grpc::ByteBuffer, grpc::ByteBuffer>(
-      channel.get(), method, &context, sent, &received);
+  const grpc::Slice slice(request);
+  const grpc::ByteBuffer sent(&slice, 1);
+  grpc::ByteBuffer received;
+  grpc::Status status;
+  grpc::GenericStub stub(channel);
+  grpc::CompletionQueue queue;
+  const auto call = stub.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check", sent, &queue);
+  call->StartCall();
+  call->Finish(&received, &status, nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  EXPECT_TRUE(queue.Next(&tag, &ok) && ok);
   if (!status.ok()) return status.error_message();
   std::vector<grpc::Slice> slices;
   EXPECT_TRUE(received.Dump(&slices).ok());
@@ -102,6 +108,7 @@ TEST(Server, MetricsHoldTheEnginesCountsAndTheCalls) {
   EXPECT_THAT(metrics, HasSubstr("mnemosyne_rpcs_total{code=\"NOT_FOUND\",method=\"GetSession\"} 1"));
   EXPECT_THAT(metrics, HasSubstr("mnemosyne_query_first_token_seconds_bucket"));
   EXPECT_THAT(metrics, Not(HasSubstr("-session")));
+  EXPECT_THAT(HttpGet((*server)->metrics_port(), "/other"), HasSubstr("404"));
 }
 
 TEST(Server, ItEndsWithCallsUnderWay) {

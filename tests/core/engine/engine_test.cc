@@ -265,7 +265,7 @@ TEST_F(EngineTest, ASecondWriterIsRefusedOrTakesOver) {
   auto first_observer = std::make_shared<RecordingWriter>(), second_observer = std::make_shared<RecordingWriter>();
   auto first = *engine->OpenWriter("s", {.create_if_missing = true}, first_observer);
   ASSERT_OK(first->Append(1, Text("mine")));
-  EXPECT_EQ(engine->OpenWriter("s", {}, second_observer).status().code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(engine->OpenWriter("s", {}, second_observer).status().code(), absl::StatusCode::kFailedPrecondition);
   auto second = engine->OpenWriter("s", {.take_over = true}, second_observer);
   ASSERT_OK(second);
   EXPECT_EQ((*second)->opened().next_sequence, 2);
