@@ -1,18 +1,18 @@
 // mnemosyned: the server. Wiring only; docs/server.md has the flags and the exit codes.
-#include <pthread.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "core/base/status_macros.h"
 #include "core/engine/engine.h"
@@ -26,21 +26,29 @@ namespace {
 constexpr char kVersion[] = MNEMOSYNE_VERSION;
 constexpr int kCannotStart = 1, kUsage = 2, kSecondSignal = 130;
 
-// The first SIGTERM or SIGINT is `asked`; a second one ends the process at once. Made before any other thread, so that
-// all of them leave the signals to this one.
-void WatchSignals(absl::Notification* asked) {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  std::thread([signals, asked] {
-    int signal = 0;
-    sigwait(&signals, &signal);
-    asked->Notify();
-    sigwait(&signals, &signal);
-    _exit(kSecondSignal);
-  }).detach();
+// The first SIGTERM or SIGINT makes AwaitSignal return; a second one ends the process at once. Handlers, as a mask
+// would not reach the threads that libraries start before main.
+int signal_pipe[2] = {-1, -1};
+std::atomic<int> signals_seen = 0;
+
+extern "C" void OnSignal(int) {
+  if (signals_seen.fetch_add(1) > 0) _exit(kSecondSignal);
+  const char byte = 0;
+  [[maybe_unused]] const ssize_t written = write(signal_pipe[1], &byte, 1);  // an empty pipe has room
+}
+
+bool WatchSignals() {
+  struct sigaction action {};
+  action.sa_handler = OnSignal;
+  action.sa_flags = SA_RESTART;
+  return pipe2(signal_pipe, O_CLOEXEC) == 0 && sigaction(SIGTERM, &action, nullptr) == 0 &&
+         sigaction(SIGINT, &action, nullptr) == 0;
+}
+
+void AwaitSignal() {
+  char byte = 0;
+  while (read(signal_pipe[0], &byte, 1) < 0 && errno == EINTR) {
+  }
 }
 
 absl::Status AddDefaultModel(Engine::Options* options) {
@@ -55,7 +63,7 @@ std::string WithPort(const std::string& address, int port) {
   return absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
 }
 
-absl::Status Serve(ServerFlags flags, absl::Notification* asked) {
+absl::Status Serve(ServerFlags flags) {
   if (flags.engine.models.empty()) RETURN_IF_ERROR(AddDefaultModel(&flags.engine));
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Start(flags.engine));
   Log(LogLevel::kInfo, "mnemosyned",
@@ -75,7 +83,7 @@ absl::Status Serve(ServerFlags flags, absl::Notification* asked) {
         absl::StrCat("metrics on ", WithPort(flags.server.metrics_address, server->metrics_port()), "/metrics"));
   }
   Log(LogLevel::kInfo, absl::StrCat("serving on ", WithPort(flags.server.listen, server->port())));
-  asked->WaitForNotification();
+  AwaitSignal();
   Log(LogLevel::kInfo, "draining", {{"timeout", absl::FormatDuration(flags.drain_timeout)}});
   const absl::Time begin = absl::Now();
   const absl::Status drained = server->Drain(begin + flags.drain_timeout);
@@ -100,9 +108,8 @@ int Main(int argc, char** argv, char** environment) {
     return 0;
   }
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);  // what goes wrong is in our own records
-  static absl::Notification asked;                    // outlives the thread that watches
-  WatchSignals(&asked);
-  const absl::Status status = Serve(*flags, &asked);
+  const absl::Status status =
+      WatchSignals() ? Serve(*flags) : absl::InternalError(absl::StrCat("signals: ", std::strerror(errno)));
   if (status.ok()) return 0;
   std::fprintf(stderr, "mnemosyned: %s\n", std::string(status.message()).c_str());
   return kCannotStart;

@@ -97,7 +97,7 @@ class QueryHandleImpl final : public QueryHandle {
   QueryHandleImpl(EngineImpl* engine, std::shared_ptr<QueryRun> query) : engine_(engine), query_(std::move(query)) {}
   ~QueryHandleImpl() override {
     query_->Close();
-    engine_->CancelQuery(query_->id());
+    if (!query_->finished()) engine_->CancelQuery(query_);  // an engine that is gone has finished it
   }
 
  private:
@@ -126,6 +126,10 @@ absl::Status EngineImpl::Initialize() {
       return absl::InvalidArgumentError(absl::StrCat("model name '", source.name, "' is given twice"));
     }
     ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Load(source.folder, {.device = options_.device}));
+    if (options_.max_backlog_tokens < model->config().block_tokens()) {
+      return absl::InvalidArgumentError(absl::StrCat("max_backlog_tokens is ", options_.max_backlog_tokens, "; a block of model '",
+                                                     source.name, "' needs ", model->config().block_tokens()));
+    }
     if (model->state_bytes() > options_.max_resident_bytes) {
       return absl::InvalidArgumentError(absl::StrCat("max_resident_bytes is ", options_.max_resident_bytes, "; one state of model '",
                                                      source.name, "' needs ", model->state_bytes()));
@@ -273,16 +277,13 @@ absl::Status EngineImpl::Isolate(const SessionHandle& handle, const absl::Status
     }
   }
   LoseWriter(number, reason);
-  for (const auto& query : queries) {
-    query->session()->CancelFork(query->id());
-    if (!scheduler_->CancelQuery(query->id())) EndQuery(query, reason);
-  }
-  // What is at the log or with a worker comes back soon; a failing disk ends its records too.
-  for (;;) {
-    const bool is_stepping = scheduler_->SessionGone(number);
-    if (!is_stepping && committer_->IsIdle() && !sessions_->HasOtherPins(handle)) return absl::OkStatus();
+  for (const auto& query : queries) StopQuery(query, reason);
+  // What is at the log or with a worker comes back soon; a failing disk ends its records too. Asked in the order in which
+  // work moves on: who has the session, what of it is at the log, what of it is with a worker.
+  while (sessions_->HasOtherPins(handle) || committer_->Has(number) || scheduler_->SessionGone(number)) {
     absl::SleepFor(absl::Milliseconds(1));
   }
+  return absl::OkStatus();
 }
 
 absl::Status EngineImpl::DeleteSession(const std::string& id) {
@@ -351,6 +352,8 @@ absl::StatusOr<std::unique_ptr<Writer>> EngineImpl::OpenWriter(const std::string
     if (isolated_.contains(number)) {
       return absl::AbortedError(absl::StrCat("session '", id, "' is being reset or deleted"));
     }
+    if (draining_) return absl::UnavailableError("the server is shutting down; try again later");
+    RETURN_IF_ERROR(disk_status_);
     std::shared_ptr<WriterSeat>& place = seats_[number];
     if (place != nullptr && !options.take_over) {
       return absl::FailedPreconditionError(
@@ -361,7 +364,11 @@ absl::StatusOr<std::unique_ptr<Writer>> EngineImpl::OpenWriter(const std::string
   if (former != nullptr && former->Lose(absl::AbortedError(absl::StrCat("session '", id, "': another writer took over")))) {
     notifier_->Mark(former);
   }
-  return std::make_unique<WriterImpl>(this, std::move(seat), Describe(shared->metadata(), shared.get()), created);
+  auto writer = std::make_unique<WriterImpl>(this, std::move(seat), Describe(shared->metadata(), shared.get()), created);
+  if (const std::string failure = shared->marks().failure; !failure.empty()) {
+    return absl::FailedPreconditionError(failure);  // it came before the seat could be told
+  }
+  return writer;
 }
 
 absl::Status EngineImpl::CheckContent(const Content& content, const Model& model, int64_t max_bytes) const {
@@ -393,25 +400,32 @@ absl::Status EngineImpl::Append(const std::shared_ptr<WriterSeat>& seat, uint64_
   if (session == nullptr) return seat->lost();
   RETURN_IF_ERROR(CheckContent(content, session->model(), options_.max_append_bytes));
   if (sequence == 0) return absl::OutOfRangeError("sequence 0 is given; sequences begin at 1");
-  if (sequence < session->marks().next_sequence) {  // a repeat: acknowledged again, not applied again
+  const int64_t bytes = content.kind == ContentKind::kText ? content.bytes.size() : content.tokens.size() * sizeof(int32_t);
+  std::string payload = content.kind == ContentKind::kText ? std::move(content.bytes) : PackTokens(content.tokens);
+  const bool has_room = committer_->HasRoom();
+  int64_t accepted_tokens = 0;
+  bool repeat = false;
+  const absl::Status status = seat->Accept(
+      sequence, LogKind(content.kind), std::move(payload), has_room, absl::Now(),
+      [&](Session::Accepted accepted) {
+        accepted_tokens = accepted.end_offset - accepted.record.first_offset;
+        committer_->Add({session, std::move(accepted)});
+      },
+      &repeat);
+  if (absl::IsResourceExhausted(status)) {
+    if (!has_room) log_was_full_ = true;
+    // Room may have come between the look and the refusal.
+    if (session->HasRoom(options_.max_backlog_tokens) && committer_->HasRoom()) notifier_->Mark(seat);
+  }
+  RETURN_IF_ERROR(status);
+  if (repeat) {  // acknowledged again, not applied again
     notifier_->Mark(seat);
     return absl::OkStatus();
   }
-  const int64_t bytes = content.kind == ContentKind::kText ? content.bytes.size() : content.tokens.size() * sizeof(int32_t);
-  const int64_t before = session->marks().accepted;
-  std::string payload = content.kind == ContentKind::kText ? std::move(content.bytes) : PackTokens(content.tokens);
-  seat->WantRoom();  // before looking, so that room made meanwhile is not missed
-  if (!committer_->HasRoom()) return absl::ResourceExhaustedError("the log's queue is full");
-  const absl::Status status =
-      session->Accept(sequence, LogKind(content.kind), std::move(payload), options_.max_backlog_tokens, absl::Now(),
-                      [&](Session::Accepted accepted) { committer_->Add({session, std::move(accepted)}); });
-  if (!absl::IsResourceExhausted(status)) seat->DoNotWantRoom();
-  if (absl::IsResourceExhausted(status) && session->HasRoom(options_.max_backlog_tokens)) notifier_->Mark(seat);
-  RETURN_IF_ERROR(status);
   absl::MutexLock lock(&mutex_);
   counts_.appends_total += 1;
   counts_.append_bytes_total += bytes;
-  counts_.tokens_accepted_total += session->marks().accepted - before;
+  counts_.tokens_accepted_total += accepted_tokens;
   return absl::OkStatus();
 }
 
@@ -477,6 +491,14 @@ void EngineImpl::Committed(const absl::Status& status, const std::vector<LogComm
     }
     MarkWriter(item.session->number());
   }
+  if (log_was_full_.exchange(false)) {
+    std::vector<std::shared_ptr<WriterSeat>> seats;
+    {
+      absl::MutexLock lock(&mutex_);
+      for (const auto& [number, seat] : seats_) seats.push_back(seat);
+    }
+    for (auto& seat : seats) notifier_->Mark(std::move(seat));
+  }
 }
 
 // Workers.
@@ -499,6 +521,7 @@ void EngineImpl::StepSession(uint64_t number) {
   const BlockResult result = session->model().StepBlocks({{block->state, block->tokens}})[0];
   const double seconds = absl::ToDoubleSeconds(absl::Now() - begin);
   Session::Published published = session->Publish(result);
+  const bool is_snapshot_due = session->SnapshotDue(options_.snapshot_every_tokens).has_value();
   {
     absl::MutexLock lock(&mutex_);
     counts_.step_seconds_total += seconds;
@@ -507,7 +530,7 @@ void EngineImpl::StepSession(uint64_t number) {
     } else {
       counts_.failed_steps_total += 1;
     }
-    if (session->SnapshotDue(options_.snapshot_every_tokens)) snapshots_due_.insert(number);
+    if (is_snapshot_due) snapshots_due_.insert(number);
   }
   if (published.ready) scheduler_->SessionReady(number);
   for (auto& [id, point] : published.forks) {
@@ -576,6 +599,13 @@ absl::StatusOr<std::unique_ptr<QueryHandle>> EngineImpl::StartQuery(const QueryO
   if (*point) {
     query->SetForkPoint(**std::move(point));
     EnqueueQuery(query);
+  } else {
+    absl::Status disk;
+    {
+      absl::MutexLock lock(&mutex_);
+      disk = disk_status_;
+    }
+    if (!disk.ok()) StopQuery(query, disk);  // what it waits for will not become durable
   }
   return std::make_unique<QueryHandleImpl>(this, std::move(query));
 }
@@ -587,8 +617,26 @@ std::shared_ptr<QueryRun> EngineImpl::FindQuery(uint64_t id) const {
 }
 
 void EngineImpl::EnqueueQuery(const std::shared_ptr<QueryRun>& query) {
-  const absl::Status status = scheduler_->EnqueueQuery(query->id());
+  absl::Status status;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!queries_.contains(query->id())) return;  // stopped meanwhile
+    status = scheduler_->EnqueueQuery(query->id());
+  }
   if (!status.ok()) EndQuery(query, status);
+}
+
+void EngineImpl::StopQuery(const std::shared_ptr<QueryRun>& query, const absl::Status& reason) {
+  query->Stop(reason);
+  query->session()->CancelFork(query->id());
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!queries_.contains(query->id())) return;
+    if (scheduler_->CancelQuery(query->id())) return;  // a worker has it, and ends it
+    queries_.erase(query->id());
+    counts_.failed_queries_total += 1;
+  }
+  query->Finish(reason);
 }
 
 void EngineImpl::EndQuery(const std::shared_ptr<QueryRun>& query, const absl::StatusOr<QuerySummary>& summary) {
@@ -612,32 +660,37 @@ void EngineImpl::RunQuery(uint64_t id) {
   }
   std::optional<absl::StatusOr<QuerySummary>> end = query->Turn();
   if (end && end->ok() && query->options().remember) {
-    const Content content = query->Remembered();
-    const absl::Status taking = CheckTakingWork();
-    const std::shared_ptr<Session> session = query->session();
-    const absl::Status remembered =
-        !taking.ok() ? taking
-                     : session->Accept(std::nullopt, LogKind(content.kind),
-                                       content.kind == ContentKind::kText ? content.bytes : PackTokens(content.tokens),
-                                       options_.max_backlog_tokens, absl::Now(), [&](Session::Accepted accepted) {
-                                         (*end)->remembered_offset = accepted.end_offset;
-                                         committer_->Add({session, std::move(accepted)});
-                                       });
+    absl::Status remembered = query->stopped();
+    if (remembered.ok()) {
+      absl::MutexLock lock(&mutex_);
+      remembered = disk_status_;
+    }
+    if (remembered.ok()) {
+      const Content content = query->Remembered();
+      const std::shared_ptr<Session>& session = query->session();
+      remembered = session->Accept(std::nullopt, LogKind(content.kind),
+                                   content.kind == ContentKind::kText ? content.bytes : PackTokens(content.tokens),
+                                   options_.max_backlog_tokens, absl::Now(), [&](Session::Accepted accepted) {
+                                     (*end)->remembered_offset = accepted.end_offset;
+                                     committer_->Add({session, std::move(accepted)});
+                                   });
+    }
     if (!remembered.ok()) {
       *end = absl::Status(remembered.code(),
                           absl::StrCat("the answer is whole, but it could not be remembered: ", remembered.message()));
     }
   }
-  scheduler_->QueryTurnDone(id, /*more=*/!end);
+  const bool again = scheduler_->QueryTurnDone(id, /*more=*/!end);
+  if (!end && !again) {  // no other turn comes: it was stopped, or the workers were
+    absl::Status reason = query->stopped();
+    if (reason.ok()) reason = absl::UnavailableError("the server stopped; try again later");
+    end = absl::StatusOr<QuerySummary>(reason);
+  }
   if (end) EndQuery(query, *end);
 }
 
-void EngineImpl::CancelQuery(uint64_t id) {
-  const std::shared_ptr<QueryRun> query = FindQuery(id);
-  if (query == nullptr) return;
-  query->session()->CancelFork(id);
-  scheduler_->CancelQuery(id);
-  EndQuery(query, absl::CancelledError("the query was cancelled"));
+void EngineImpl::CancelQuery(const std::shared_ptr<QueryRun>& query) {
+  StopQuery(query, absl::CancelledError("the query was cancelled"));
 }
 
 // Snapshots and the end.
@@ -655,12 +708,15 @@ void EngineImpl::Snapshotter() {
       if (stopping_) return;
       number = *snapshots_due_.begin();
       snapshots_due_.erase(snapshots_due_.begin());
+    }
+    const SessionHandle pin = sessions_->PinResident(number);  // a reset or a delete waits for it
+    if (!pin) continue;
+    {
+      absl::MutexLock lock(&mutex_);
       if (isolated_.contains(number)) continue;
     }
     // A snapshot that fails costs a longer replay, no more: the disk's failure shows at the next append.
-    if (const auto session = sessions_->FindResident(number)) {
-      sessions_->Snapshot(*session, options_.snapshot_every_tokens).IgnoreError();
-    }
+    sessions_->Snapshot(*pin, options_.snapshot_every_tokens).IgnoreError();
   }
 }
 
@@ -699,8 +755,9 @@ absl::Status EngineImpl::Drain(absl::Time deadline) {
       absl::MutexLock lock(&mutex_);
       if (!queries_.empty()) return false;
     }
+    if (!committer_->IsIdle()) return false;  // before the scheduler, which it feeds
     const Scheduler::Load load = scheduler_->load();
-    return committer_->IsIdle() && load.waiting_sessions + load.running_sessions == 0;
+    return load.waiting_sessions + load.running_sessions == 0;
   };
   while (!is_quiet() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(2));
   std::vector<std::shared_ptr<WriterSeat>> seats;
@@ -710,13 +767,13 @@ absl::Status EngineImpl::Drain(absl::Time deadline) {
     seats_.clear();
   }
   for (const auto& seat : seats) {
-    notifier_->Mark(seat);  // the last progress, then the loss
+    seat->Tell();  // the last progress, then the loss
     if (seat->Lose(absl::UnavailableError("the server is shutting down; try again later"))) notifier_->Mark(seat);
   }
   absl::Status first;
   for (const auto& session : sessions_->Residents()) {
     if (absl::Now() >= deadline) return absl::DeadlineExceededError("some sessions have no snapshot of their newest state");
-    first.Update(sessions_->Snapshot(*session, 1));
+    if (const SessionHandle pin = sessions_->PinResident(session->number())) first.Update(sessions_->Snapshot(*pin, 1));
   }
   return first;
 }

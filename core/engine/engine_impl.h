@@ -1,6 +1,7 @@
 // The engine: sessions, their log, the workers and the queries, wired together (docs/architecture.md).
 //
-// Lock order: mutex_ before a seat's or the session manager's, those before a session's, that before the committer's.
+// Lock order: mutex_ before a seat's or the session manager's, those before a session's, that before the committer's;
+// the scheduler's comes last.
 // None is held across a disk access, a model's step or an observer.
 #pragma once
 
@@ -53,7 +54,7 @@ class EngineImpl final : public Engine {
   absl::Status Flush(const std::shared_ptr<WriterSeat>& seat);
   void CloseWriter(const std::shared_ptr<WriterSeat>& seat);
   // For query handles.
-  void CancelQuery(uint64_t id);
+  void CancelQuery(const std::shared_ptr<QueryRun>& query);
 
  private:
   explicit EngineImpl(const Options& options) : options_(options) {}
@@ -69,6 +70,7 @@ class EngineImpl final : public Engine {
   void StepSession(uint64_t number);
   void RunQuery(uint64_t id);
   void EnqueueQuery(const std::shared_ptr<QueryRun>& query);
+  void StopQuery(const std::shared_ptr<QueryRun>& query, const absl::Status& reason);
   void EndQuery(const std::shared_ptr<QueryRun>& query, const absl::StatusOr<QuerySummary>& summary);
   std::shared_ptr<QueryRun> FindQuery(uint64_t id) const;
 
@@ -98,6 +100,7 @@ class EngineImpl final : public Engine {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status disk_status_ ABSL_GUARDED_BY(mutex_);
   EngineStats counts_ ABSL_GUARDED_BY(mutex_);  // the counters that are the engine's own
+  std::atomic<bool> log_was_full_ = false;  // a writer was refused for it since the last batch
   std::thread snapshotter_;
 };
 

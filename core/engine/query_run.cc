@@ -15,7 +15,17 @@ constexpr int kAnswerTokensATurn = 8;
 QueryRun::QueryRun(uint64_t id, QueryOptions options, std::vector<int32_t> prompt, SessionHandle session,
                    std::shared_ptr<QueryObserver> observer)
     : id_(id), options_(std::move(options)), prompt_(std::move(prompt)), observer_(std::move(observer)),
-      asked_(absl::Now()), session_(std::move(session)) {}
+      asked_(absl::Now()), session_(session.shared()), pin_(std::move(session)) {}
+
+void QueryRun::Stop(const absl::Status& reason) {
+  absl::MutexLock lock(&stop_mutex_);
+  stopped_.Update(reason);
+}
+
+absl::Status QueryRun::stopped() const {
+  absl::MutexLock lock(&stop_mutex_);
+  return stopped_;
+}
 
 absl::Status QueryRun::Begin() {
   const Model& model = session_->model();
@@ -34,6 +44,7 @@ absl::Status QueryRun::Begin() {
 
 std::optional<absl::StatusOr<QuerySummary>> QueryRun::Turn() {
   const auto turn = [&]() -> absl::Status {
+    RETURN_IF_ERROR(stopped());
     if (absl::Now() > options_.deadline) return absl::DeadlineExceededError("the query's deadline passed");
     if (decoder_ == nullptr) RETURN_IF_ERROR(Begin());
     if (read_ < to_read_.size()) {
@@ -76,7 +87,7 @@ Content QueryRun::Remembered() const {
 void QueryRun::Finish(const absl::StatusOr<QuerySummary>& summary) {
   if (finished_.exchange(true)) return;
   gate_.Tell([&] { observer_->OnDone(summary); });
-  session_.Release();
+  pin_.Release();
 }
 
 }  // namespace mnemosyne

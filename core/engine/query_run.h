@@ -26,7 +26,12 @@ class QueryRun {
 
   uint64_t id() const { return id_; }
   const QueryOptions& options() const { return options_; }
-  const std::shared_ptr<Session>& session() const { return session_.shared(); }
+  const std::shared_ptr<Session>& session() const { return session_; }
+
+  // Its caller has gone, or its session: the worker that has it, if one does, ends it with this. The first counts.
+  void Stop(const absl::Status& reason);
+  absl::Status stopped() const;
+  bool finished() const { return finished_; }
 
   void SetForkPoint(Session::ForkPoint point) { fork_point_ = std::move(point); }
 
@@ -50,7 +55,10 @@ class QueryRun {
   const absl::Time asked_;
   ObserverGate gate_;
   std::atomic<bool> finished_ = false;
-  SessionHandle session_;
+  const std::shared_ptr<Session> session_;
+  SessionHandle pin_;  // of session_, until the end
+  mutable absl::Mutex stop_mutex_;
+  absl::Status stopped_ ABSL_GUARDED_BY(stop_mutex_);
   Session::ForkPoint fork_point_;
   std::vector<int32_t> to_read_;
   size_t read_ = 0;

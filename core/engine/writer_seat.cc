@@ -11,6 +11,20 @@ bool WriterSeat::Lose(const absl::Status& status) {
   return true;
 }
 
+absl::Status WriterSeat::Accept(uint64_t sequence, LogContent kind, std::string payload, bool has_room, absl::Time now,
+                                absl::FunctionRef<void(Session::Accepted)> log, bool* repeat) {
+  absl::MutexLock lock(&mutex_);
+  if (!lost_.ok()) return lost_;
+  *repeat = sequence < session_->marks().next_sequence;
+  if (*repeat) return absl::OkStatus();
+  wants_room_ = true;  // before looking, so that room made meanwhile is not missed
+  const absl::Status status =
+      has_room ? session_->Accept(sequence, kind, std::move(payload), max_backlog_tokens_, now, log)
+               : absl::ResourceExhaustedError("the log's queue is full");
+  if (!absl::IsResourceExhausted(status)) wants_room_ = false;
+  return status;
+}
+
 void WriterSeat::RequestFlush() {
   absl::MutexLock lock(&mutex_);
   if (session_) flushes_.push_back(session_->CurrentFlushPoint());
@@ -50,8 +64,8 @@ void WriterSeat::Tell() {
       progress.flushed = flushed > 0;
       observer_->OnProgress(progress);
       progress.mean_surprise.reset();
-    } while (--flushed > 0);
-    if (has_room) observer_->OnRoom();
+    } while (--flushed > 0 && !gate_.closed());
+    if (has_room && !gate_.closed()) observer_->OnRoom();
   });
 }
 

@@ -23,12 +23,14 @@ class ObserverGate {
   // Runs `call` unless closed.
   template <typename Call>
   void Tell(const Call& call) {
+    if (closed_) return;  // also when the observer closed it in a call of ours, further up this thread
     absl::MutexLock lock(&mutex_);
     if (closed_) return;
     caller_ = std::this_thread::get_id();
     call();
     caller_ = std::thread::id();
   }
+  bool closed() const { return closed_; }
   // Waits for a call that runs, unless it is this thread's own.
   void Close() {
     closed_ = true;
@@ -59,14 +61,10 @@ class WriterSeat {
   bool Lose(const absl::Status& status);
   void Close() { gate_.Close(); }  // the writer is destroyed
   void RequestFlush();
-  void WantRoom() {
-    absl::MutexLock lock(&mutex_);
-    wants_room_ = true;
-  }
-  void DoNotWantRoom() {
-    absl::MutexLock lock(&mutex_);
-    wants_room_ = false;
-  }
+  // Session::Accept, while the seat is not lost: once it is, nothing of this writer's reaches the session. `has_room`:
+  // of the log's queue. A sequence accepted before is OK and *repeat is set. RESOURCE_EXHAUSTED: OnRoom comes later.
+  absl::Status Accept(uint64_t sequence, LogContent kind, std::string payload, bool has_room, absl::Time now,
+                      absl::FunctionRef<void(Session::Accepted)> log, bool* repeat);
   // Tells the observer what is new.
   void Tell();
 

@@ -30,14 +30,15 @@ bool Scheduler::Queue::Remove(uint64_t id) {
   return false;
 }
 
-void Scheduler::Queue::Done(uint64_t id, bool more) {
+bool Scheduler::Queue::Done(uint64_t id, bool more) {
   const auto found = places.find(id);
-  if (found == places.end() || !found->second.running) return;
+  if (found == places.end() || !found->second.running) return false;
   if (!found->second.gone && (more || found->second.again)) {
     PushBack(id, found->second);
-  } else {
-    places.erase(found);
+    return true;
   }
+  places.erase(found);
+  return false;
 }
 
 Scheduler::Scheduler(const Options& options) : options_(options), query_turns_(options.workers, 0) {}
@@ -119,14 +120,15 @@ void Scheduler::BlocksDone(absl::Span<const uint64_t> sessions) {
   if (Finished() || !sessions_.waiting.empty()) changed_.SignalAll();
 }
 
-void Scheduler::QueryTurnDone(QueryId query, bool more) {
+bool Scheduler::QueryTurnDone(QueryId query, bool more) {
   absl::MutexLock lock(&mutex_);
-  queries_.Done(query, more);
+  const bool again = queries_.Done(query, more);
   if (Finished()) {
     changed_.SignalAll();
   } else if (!queries_.waiting.empty()) {
     changed_.Signal();
   }
+  return again;
 }
 
 void Scheduler::Shutdown() {

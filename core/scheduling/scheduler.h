@@ -67,7 +67,8 @@ class Scheduler {
   std::optional<Work> WaitNext(int worker);
 
   void BlocksDone(absl::Span<const uint64_t> sessions);
-  void QueryTurnDone(QueryId query, bool more);  // more: to the back of the queue
+  // more: to the back of the queue. False: it gets no other turn, as it has no more to do or was forgotten meanwhile.
+  bool QueryTurnDone(QueryId query, bool more);
 
   // Takes no new query from now on; what waits is still handed out, so that workers end when all is done.
   void Shutdown();
@@ -91,7 +92,7 @@ class Scheduler {
     void PushBack(uint64_t id, Place& place);
     uint64_t PopFront();
     bool Remove(uint64_t id);           // true: it is running
-    void Done(uint64_t id, bool more);  // more: as if it had come up again
+    bool Done(uint64_t id, bool more);  // more: as if it had come up again. True: it waits again
     int64_t running() const { return static_cast<int64_t>(places.size() - waiting.size()); }
   };
 

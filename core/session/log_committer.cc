@@ -22,12 +22,18 @@ LogCommitter::~LogCommitter() {
 void LogCommitter::Add(Item item) {
   absl::MutexLock lock(&mutex_);
   waiting_bytes_ += item.accepted.record.payload.size();
+  under_way_[item.session->number()] += 1;
   waiting_.push_back(std::move(item));
 }
 
 bool LogCommitter::IsIdle() const {
   absl::MutexLock lock(&mutex_);
-  return waiting_.empty() && !committing_;
+  return under_way_.empty();
+}
+
+bool LogCommitter::Has(uint64_t session_number) const {
+  absl::MutexLock lock(&mutex_);
+  return under_way_.contains(session_number);
 }
 
 bool LogCommitter::HasRoom() const {
@@ -53,7 +59,6 @@ void LogCommitter::Run() {
       if (waiting_.empty()) return;
       batch.swap(waiting_);
       waiting_bytes_ = 0;
-      committing_ = true;
     }
     std::vector<LogRecord> records;
     records.reserve(batch.size());
@@ -67,7 +72,10 @@ void LogCommitter::Run() {
     }
     done_(status, batch);
     absl::MutexLock lock(&mutex_);
-    committing_ = false;
+    for (const Item& item : batch) {
+      const auto found = under_way_.find(item.session->number());
+      if (--found->second == 0) under_way_.erase(found);
+    }
     stats_.commits += 1;
     stats_.commit_seconds += seconds;
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "core/session/session.h"
@@ -30,6 +31,7 @@ class LogCommitter {
 
   void Add(Item item);
   bool IsIdle() const;
+  bool Has(uint64_t session_number) const;  // a record of the session's waits or is on its way
   // Bytes that wait are bounded by the callers' backlogs; HasRoom is false beyond 64 MiB.
   bool HasRoom() const;
 
@@ -47,7 +49,7 @@ class LogCommitter {
   mutable absl::Mutex mutex_;
   std::vector<Item> waiting_ ABSL_GUARDED_BY(mutex_);
   int64_t waiting_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool committing_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::flat_hash_map<uint64_t, int64_t> under_way_ ABSL_GUARDED_BY(mutex_);  // records, by session number
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   Stats stats_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;

@@ -62,6 +62,13 @@ absl::Status Session::Replay(const LogRecord& record) {
   return absl::OkStatus();
 }
 
+absl::Status Session::CheckReplayed() const {
+  absl::MutexLock lock(&mutex_);
+  if (replay_skip_tokens_ == 0) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("session '", metadata_.id, "': the log lacks ", replay_skip_tokens_,
+                                          " of the tokens in its snapshot at token ", marks_.memorized));
+}
+
 absl::Status Session::Accept(std::optional<uint64_t> sequence, LogContent kind, std::string payload,
                              int64_t max_backlog_tokens, absl::Time now, absl::FunctionRef<void(Accepted)> log) {
   absl::MutexLock lock(&mutex_);
@@ -77,7 +84,12 @@ absl::Status Session::Accept(std::optional<uint64_t> sequence, LogContent kind, 
   }
   Accepted accepted;
   accepted.record.first_offset = marks_.accepted;
-  ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, Feed(next_index_, kind, payload, 0));
+  const absl::StatusOr<std::vector<int32_t>> fed = Feed(next_index_, kind, payload, 0);
+  if (!fed.ok()) {  // part of it may be tokenized: nothing more can be taken
+    marks_.failure = absl::StrCat("session '", metadata_.id, "' cannot tokenize: ", fed.status().message());
+    return absl::FailedPreconditionError(marks_.failure);
+  }
+  const std::vector<int32_t>& tokens = *fed;
   record_bytes_.emplace_back(next_index_, marks_.accepted_bytes);
   pending_.insert(pending_.end(), tokens.begin(), tokens.end());
   marks_.accepted += tokens.size();

@@ -50,6 +50,7 @@ class Session {
 
   // Replays a record of the log, in order; only before anyone else has the session.
   absl::Status Replay(const LogRecord& record);
+  absl::Status CheckReplayed() const;  // DATA_LOSS: the log lacks tokens that the recovered state has
 
   // Takes content into the session's order and hands its record to `log`, under the session's lock so that records
   // reach the log in their order: `log` must only queue it.

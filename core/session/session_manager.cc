@@ -65,7 +65,6 @@ void SessionManager::Unpin(const std::string& id) {
 
 void SessionManager::AddResident(Entry& entry, std::shared_ptr<Session> session) {
   residents_[session->number()] = session;
-  stats_.resident_bytes += session->model().state_bytes();
   entry.recency = recency_.insert(recency_.end(), entry.metadata.id);
   entry.session = std::move(session);
 }
@@ -77,18 +76,36 @@ void SessionManager::DropResident(Entry& entry) {
   entry.session = nullptr;
 }
 
-absl::Status SessionManager::MakeRoom(int64_t bytes) {
+void SessionManager::ReturnRoom(int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  stats_.resident_bytes -= bytes;
+}
+
+absl::Status SessionManager::ReserveRoom(int64_t bytes) {
   while (true) {
     std::shared_ptr<Session> victim;
     {
       absl::MutexLock lock(&mutex_);
-      if (stats_.resident_bytes + bytes <= options_.max_resident_bytes) return absl::OkStatus();
+      if (stats_.resident_bytes + bytes <= options_.max_resident_bytes) {
+        stats_.resident_bytes += bytes;
+        return absl::OkStatus();
+      }
       for (const std::string& id : recency_) {
         Entry& entry = entries_.at(id);
         if (entry.pins > 0 || entry.busy || !entry.session->IsQuiet()) continue;
         entry.busy = true;
+        unloading_ += 1;
         victim = entry.session;
         break;
+      }
+      if (victim == nullptr && unloading_ > 0) {  // someone else's victim makes room, or does not: look again
+        const int64_t before = unloading_;
+        const auto changed = [&] {
+          mutex_.AssertHeld();
+          return unloading_ != before;
+        };
+        mutex_.Await(absl::Condition(&changed));
+        continue;
       }
       if (victim == nullptr) {
         return absl::ResourceExhaustedError(
@@ -100,6 +117,7 @@ absl::Status SessionManager::MakeRoom(int64_t bytes) {
     absl::MutexLock lock(&mutex_);
     Entry& entry = entries_.at(victim->metadata().id);
     entry.busy = false;
+    unloading_ -= 1;
     RETURN_IF_ERROR(saved);
     DropResident(entry);
     stats_.evictions += 1;
@@ -122,7 +140,7 @@ absl::StatusOr<SessionHandle> SessionManager::Acquire(const std::string& id) {
     found->second.busy = true;
     metadata = found->second.metadata;
   }
-  absl::StatusOr<std::shared_ptr<Session>> loaded = Load(metadata);
+  absl::StatusOr<std::shared_ptr<Session>> loaded = Load(metadata);  // with its room reserved
   bool has_blocks = false;
   absl::StatusOr<SessionHandle> handle = [&]() -> absl::StatusOr<SessionHandle> {
     absl::MutexLock lock(&mutex_);
@@ -143,17 +161,21 @@ absl::StatusOr<std::shared_ptr<Session>> SessionManager::Load(const SessionMetad
     return absl::FailedPreconditionError(
         absl::StrCat("session '", metadata.id, "' needs model '", metadata.model, "', which is not loaded"));
   }
-  RETURN_IF_ERROR(MakeRoom(model->second->state_bytes()));
-  ASSIGN_OR_RETURN(Session::Recovered recovered, RecoverState(metadata, *model->second));
+  const int64_t state_bytes = model->second->state_bytes();
+  RETURN_IF_ERROR(ReserveRoom(state_bytes));
+  absl::StatusOr<std::shared_ptr<Session>> session = Recover(metadata, *model->second);
+  if (!session.ok()) ReturnRoom(state_bytes);
+  return session;
+}
+
+absl::StatusOr<std::shared_ptr<Session>> SessionManager::Recover(const SessionMetadata& metadata, const Model& model) {
+  ASSIGN_OR_RETURN(Session::Recovered recovered, RecoverState(metadata, model));
   const uint64_t from = recovered.position.record_index;
-  auto session = std::make_shared<Session>(metadata, model->second, std::move(recovered));
+  auto session = std::make_shared<Session>(metadata, &model, std::move(recovered));
   RETURN_IF_ERROR(storage_->ReadLog(metadata.number, metadata.epoch, from,
                                     [&](const LogRecord& record) { return session->Replay(record); }));
+  RETURN_IF_ERROR(session->CheckReplayed());
   const Session::Marks marks = session->marks();
-  if (marks.accepted < marks.memorized) {
-    return absl::DataLossError(absl::StrCat("session '", metadata.id, "': the log ends at token ", marks.accepted,
-                                            ", before its snapshot's ", marks.memorized));
-  }
   absl::MutexLock lock(&mutex_);
   stats_.reloads += 1;
   stats_.replayed_tokens += marks.accepted - marks.memorized;
@@ -166,10 +188,15 @@ absl::StatusOr<Session::Recovered> SessionManager::RecoverState(const SessionMet
   recovered.state = model.InitialState();
   recovered.next_sequence = metadata.first_sequence;
   ASSIGN_OR_RETURN(const std::vector<int64_t> offsets, storage_->ListSnapshots(metadata.number, metadata.epoch));
+  ASSIGN_OR_RETURN(const std::optional<LogRecord> last, storage_->LastLogRecord(metadata.number, metadata.epoch));
   for (const int64_t offset : offsets) {
     const absl::StatusOr<mnemosyne::Snapshot> snapshot = storage_->ReadSnapshot(metadata.number, metadata.epoch, offset);
     if (!snapshot.ok()) continue;  // the one before it and a longer replay give the same state
     const SnapshotHeader& header = snapshot->header;
+    if (header.replay_index > 0 && (!last || last->index + 1 < header.replay_index)) {
+      return absl::DataLossError(absl::StrCat("session '", metadata.id, "': the log ends before record ",
+                                              header.replay_index, ", which its snapshot at token ", offset, " follows"));
+    }
     absl::StatusOr<StatePtr> state = model.DecodeState(snapshot->state);
     if (!state.ok() || header.fingerprint != metadata.fingerprint || StateOffset(**state) != offset) continue;
     recovered.state = *std::move(state);
@@ -179,7 +206,6 @@ absl::StatusOr<Session::Recovered> SessionManager::RecoverState(const SessionMet
     recovered.snapshot_offset = offset;
     recovered.next_sequence = header.next_sequence;
     // Without records behind the snapshot, the last one says which sequence comes next.
-    ASSIGN_OR_RETURN(const std::optional<LogRecord> last, storage_->LastLogRecord(metadata.number, metadata.epoch));
     if (last) recovered.next_sequence = std::max(metadata.first_sequence, last->sequence + 1);
     break;
   }
@@ -202,8 +228,11 @@ absl::StatusOr<SessionHandle> SessionManager::CreateSession(SessionMetadata meta
     entry.metadata = metadata;
     entry.busy = true;
   }
-  absl::Status status = MakeRoom(model->state_bytes());
-  if (status.ok()) status = storage_->PutSession(metadata);
+  absl::Status status = ReserveRoom(model->state_bytes());
+  if (status.ok()) {
+    status = storage_->PutSession(metadata);
+    if (!status.ok()) ReturnRoom(model->state_bytes());
+  }
   absl::MutexLock lock(&mutex_);
   Entry& entry = entries_.at(id);
   if (!status.ok()) {
@@ -256,11 +285,9 @@ absl::Status SessionManager::BeginEpoch(SessionHandle handle, int64_t offset) {
     entry.busy = true;
   }
   const absl::Status status = [&]() -> absl::Status {
-    if (offset > 0) {
-      // First without the remains of a reset that a crash cut short; then the copy; then the switch, which is atomic.
-      RETURN_IF_ERROR(storage_->PutSessionAndDropOtherEpochs(former));
-      RETURN_IF_ERROR(CopyEpoch(*handle, metadata.epoch, offset));
-    }
+    // First without the remains of a reset that a crash cut short; then the copy; then the switch, which is atomic.
+    RETURN_IF_ERROR(storage_->PutSessionAndDropOtherEpochs(former));
+    if (offset > 0) RETURN_IF_ERROR(CopyEpoch(*handle, metadata.epoch, offset));
     return storage_->PutSessionAndDropOtherEpochs(metadata);
   }();
   handle.Release();
@@ -278,13 +305,13 @@ absl::Status SessionManager::CopyEpoch(const Session& session, uint64_t to_epoch
   const SessionMetadata& metadata = session.metadata();
   const Tokenizer& tokenizer = session.model().tokenizer();
   TokenFeed feed(&tokenizer, TokenFeed::Position{});
-  LogContent last_kind = LogContent::kText;
+  std::vector<LogContent> kinds;  // by record index
   const absl::Status enough = absl::CancelledError("");  // ends the reading early
   const auto unless_enough = [](const absl::Status& status) {
     return absl::IsCancelled(status) ? absl::OkStatus() : status;
   };
   RETURN_IF_ERROR(unless_enough(storage_->ReadLog(metadata.number, metadata.epoch, 0, [&](const LogRecord& record) {
-    last_kind = record.kind;
+    kinds.push_back(record.kind);
     const absl::Status fed = record.kind == LogContent::kText
                                  ? feed.AddText(record.index, record.payload).status()
                                  : feed.AddTokens(record.index, UnpackTokens(record.payload)).status();
@@ -293,10 +320,11 @@ absl::Status SessionManager::CopyEpoch(const Session& session, uint64_t to_epoch
   })));
   const TokenFeed::Position cut = feed.PositionAt(offset);
   int64_t cut_bytes = cut.skip_bytes;
+  const bool is_bytes = session.model().config().tokenizer.kind == TokenizerKind::kBytes;
   if (cut.skip_tokens > 0) {
-    if (last_kind == LogContent::kTokenIds) {
+    if (kinds.at(cut.record_index) == LogContent::kTokenIds) {
       cut_bytes += cut.skip_tokens * static_cast<int64_t>(sizeof(int32_t));
-    } else if (session.model().config().tokenizer.kind == TokenizerKind::kBytes) {
+    } else if (is_bytes) {
       cut_bytes += cut.skip_tokens;
     } else {
       return absl::InvalidArgumentError(absl::StrCat("offset ", offset, " lies inside a piece of text that was tokenized ",
@@ -323,6 +351,19 @@ absl::Status SessionManager::CopyEpoch(const Session& session, uint64_t to_epoch
     return bytes >= kBatchBytes ? write() : absl::OkStatus();
   })));
   RETURN_IF_ERROR(write());
+  const std::optional<uint64_t> last_kept = cut_bytes > 0           ? std::optional<uint64_t>(cut.record_index)
+                                            : cut.record_index > 0 ? std::optional<uint64_t>(cut.record_index - 1)
+                                                                   : std::nullopt;
+  if (!is_bytes && last_kept && kinds.at(*last_kept) == LogContent::kText) {
+    // What ended the last piece of text is gone: no ids, which end text too, stand in its place.
+    ASSIGN_OR_RETURN(std::optional<LogRecord> end, storage_->LastLogRecord(metadata.number, to_epoch));
+    if (!end) return absl::InternalError("the copied log is empty");
+    end->index += 1;
+    end->kind = LogContent::kTokenIds;
+    end->payload.clear();
+    end->first_offset = offset;
+    RETURN_IF_ERROR(storage_->AppendLog({*end}));
+  }
 
   ASSIGN_OR_RETURN(const std::vector<int64_t> snapshots, storage_->ListSnapshots(metadata.number, metadata.epoch));
   for (const int64_t at : snapshots) {
@@ -339,6 +380,14 @@ std::shared_ptr<Session> SessionManager::FindResident(uint64_t number) const {
   absl::MutexLock lock(&mutex_);
   const auto found = residents_.find(number);
   return found == residents_.end() ? nullptr : found->second;
+}
+
+SessionHandle SessionManager::PinResident(uint64_t number) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = residents_.find(number);
+  if (found == residents_.end()) return SessionHandle();
+  Entry& entry = entries_.at(found->second->metadata().id);
+  return entry.busy ? SessionHandle() : Pin(entry);
 }
 
 std::vector<std::shared_ptr<Session>> SessionManager::Residents() const {

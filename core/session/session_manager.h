@@ -80,6 +80,7 @@ class SessionManager {
   bool HasOtherPins(const SessionHandle& handle) const;
 
   std::shared_ptr<Session> FindResident(uint64_t number) const;
+  SessionHandle PinResident(uint64_t number);  // empty: not resident
   std::vector<std::shared_ptr<Session>> Residents() const;
   struct Listed {
     SessionMetadata metadata;
@@ -108,8 +109,10 @@ class SessionManager {
       : options_(options), storage_(storage), models_(std::move(models)), on_load_(std::move(on_load)) {}
 
   absl::StatusOr<std::shared_ptr<Session>> Load(const SessionMetadata& metadata);
+  absl::StatusOr<std::shared_ptr<Session>> Recover(const SessionMetadata& metadata, const Model& model);
   absl::StatusOr<Session::Recovered> RecoverState(const SessionMetadata& metadata, const Model& model);
-  absl::Status MakeRoom(int64_t bytes);
+  absl::Status ReserveRoom(int64_t bytes);  // counts them as resident
+  void ReturnRoom(int64_t bytes);
   absl::Status CopyEpoch(const Session& session, uint64_t to_epoch, int64_t offset);
   void AddResident(Entry& entry, std::shared_ptr<Session> session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DropResident(Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -123,6 +126,7 @@ class SessionManager {
   mutable absl::Mutex mutex_;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<uint64_t, std::shared_ptr<Session>> residents_ ABSL_GUARDED_BY(mutex_);
+  int64_t unloading_ ABSL_GUARDED_BY(mutex_) = 0;  // sessions
   std::list<std::string> recency_ ABSL_GUARDED_BY(mutex_);  // resident sessions, used longest ago first
   Stats stats_ ABSL_GUARDED_BY(mutex_);
 };

@@ -19,10 +19,10 @@ void TokenFeed::AddBoundary(const Position& position) {
 
 // Tokenizes the first `bytes` of the waiting text.
 absl::Status TokenFeed::EmitPiece(size_t bytes, std::vector<int32_t>* tokens) {
-  ASSIGN_OR_RETURN(const std::vector<int32_t> piece, tokenizer_->Encode(absl::string_view(waiting_).substr(0, bytes)));
+  ASSIGN_OR_RETURN(const std::vector<int32_t> piece, tokenizer_->Encode(waiting().substr(0, bytes)));
   tokens->insert(tokens->end(), piece.begin(), piece.end());
   offset_ += piece.size();
-  waiting_.erase(0, bytes);
+  head_ += bytes;
   Position end = {0, 0, offset_, 0};
   for (int64_t left = bytes; left > 0;) {
     Span& span = spans_.front();
@@ -47,17 +47,21 @@ absl::StatusOr<std::vector<int32_t>> TokenFeed::AddText(uint64_t record_index, a
   if (!text.empty()) {
     spans_.push_back({record_index, skipped_bytes, skipped_bytes + static_cast<int64_t>(text.size())});
   }
-  while (!waiting_.empty()) {
-    const std::optional<size_t> piece = tokenizer_->NextPiece(waiting_);
+  while (!waiting().empty()) {
+    const std::optional<size_t> piece = tokenizer_->NextPiece(waiting());
     if (!piece) break;
     RETURN_IF_ERROR(EmitPiece(*piece, &tokens));
   }
+  waiting_.erase(0, head_);  // once an append, not once a piece
+  head_ = 0;
   return tokens;
 }
 
 absl::StatusOr<std::vector<int32_t>> TokenFeed::AddTokens(uint64_t record_index, absl::Span<const int32_t> ids) {
   std::vector<int32_t> tokens;
   if (!waiting_.empty()) RETURN_IF_ERROR(EmitPiece(waiting_.size(), &tokens));
+  waiting_.clear();
+  head_ = 0;
   tokens.insert(tokens.end(), ids.begin(), ids.end());
   offset_ += ids.size();
   AddBoundary({record_index + 1, 0, offset_, 0});

@@ -50,7 +50,10 @@ class TokenFeed {
 
   const Tokenizer* const tokenizer_;
   int64_t offset_;
-  std::string waiting_;          // text not yet tokenized
+  absl::string_view waiting() const { return absl::string_view(waiting_).substr(head_); }
+
+  std::string waiting_;          // text; from head_ on not yet tokenized
+  size_t head_ = 0;
   struct Span { uint64_t record_index; int64_t from, to; };
   std::deque<Span> spans_;       // where waiting_'s bytes came from: payload bytes [from, to) of records, in order
   std::deque<Position> boundaries_;  // in order; never empty

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -380,6 +381,66 @@ TEST_F(EngineTest, ResetToAnEarlierOffsetIsTheSessionAsItWas) {
   engine = Start(options);
   EXPECT_EQ(engine->GetSession("s")->next_sequence, 14);
   EXPECT_EQ(Ask(*engine, "s"), Ask(*engine, "other1"));
+}
+
+TEST_F(EngineTest, ResetAndDeleteEndRunningQueries) {
+  auto engine = Start(Options());
+  for (int i = 0; i < 12; ++i) {
+    StreamText(*engine, "s", std::string(400, static_cast<char>('a' + i)), {100});
+    auto observer = std::make_shared<RecordingQuery>();
+    auto handle = engine->StartQuery({.session_id = "s", .prompt = Text("?"), .max_tokens = 60000, .remember = true}, observer);
+    ASSERT_OK(handle);
+    absl::SleepFor(absl::Milliseconds(i));
+    if (i % 2 == 0) {
+      ASSERT_OK(engine->Reset("s", 0));
+    } else {
+      ASSERT_OK(engine->DeleteSession("s"));
+    }
+    EXPECT_EQ(observer->Wait().status().code(), i % 2 == 0 ? absl::StatusCode::kAborted : absl::StatusCode::kNotFound);
+  }
+}
+
+TEST_F(EngineTest, ADeletedSessionsMemoryNeverComesBack) {
+  Engine::Options options = Options();
+  options.snapshot_every_tokens = 64;  // a snapshot is nearly always under way
+  auto engine = Start(options);
+  ASSERT_OK(engine->CreateSession("empty", "", {}));
+  const std::string empty = Ask(*engine, "empty");
+  ASSERT_OK(engine->DeleteSession("empty"));
+  for (int i = 0; i < 10; ++i) {
+    StreamText(*engine, "s", std::string(700, 'a'), {300});
+    ASSERT_OK(engine->DeleteSession("s"));
+    engine = nullptr;
+    engine = Start(options);
+    ASSERT_OK(engine->CreateSession("s", "", {}));
+    engine = nullptr;
+    engine = Start(options);
+    EXPECT_EQ(Ask(*engine, "s"), empty);
+    ASSERT_OK(engine->DeleteSession("s"));
+  }
+}
+
+TEST_F(EngineTest, ATakeOverNeverMixesTwoWriters) {
+  std::mt19937_64 random(TestSeed());
+  auto engine = Start(Options());
+  StreamText(*engine, "s", "start", {5});
+  for (int round = 0; round < 30; ++round) {
+    auto old_writer = *engine->OpenWriter("s", {}, std::make_shared<RecordingWriter>());
+    const uint64_t from = old_writer->opened().next_sequence;
+    std::atomic<uint64_t> old_accepted = from - 1;
+    std::thread appender([&] {
+      for (uint64_t sequence = from; old_writer->Append(sequence, Text("old")).ok(); ++sequence) old_accepted = sequence;
+    });
+    absl::SleepFor(absl::Microseconds(random() % 2000));
+    auto new_writer = engine->OpenWriter("s", {.take_over = true}, std::make_shared<RecordingWriter>());
+    ASSERT_OK(new_writer);
+    appender.join();
+    EXPECT_EQ((*new_writer)->opened().next_sequence, old_accepted + 1);  // all that the old one was told, and no more
+    const int64_t before = engine->GetSession("s")->watermarks.accepted;
+    ASSERT_OK((*new_writer)->Append((*new_writer)->opened().next_sequence, Text("new!")));
+    EXPECT_EQ(engine->GetSession("s")->watermarks.accepted, before + 4);
+    while (engine->GetSession("s")->pending_tokens > 1000) absl::SleepFor(absl::Milliseconds(1));
+  }
 }
 
 TEST_F(EngineTest, DeleteLeavesNothing) {
