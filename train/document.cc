@@ -43,7 +43,7 @@ Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabula
     const Fact fact = vocabulary.Draw(kind, Split::kTrain, random);
     const int wording = std::uniform_int_distribution<int>(0, kStatementWordings - 1)(random);
     const std::string text = absl::StrCat(" ", Statement(fact, wording));
-    if (used + static_cast<int64_t>(text.size()) > tokens / 2) break;
+    if (used + static_cast<int64_t>(text.size()) > tokens * 2 / 3) break;
     used += text.size();
     const double u = unit();
     told.push_back({u * std::sqrt(u), fact, text});  // more of them early: what is told late is not kept for long

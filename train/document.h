@@ -11,7 +11,7 @@ namespace mnemosyne {
 struct DocumentOptions {
   int64_t min_tokens = 256, max_tokens = 256;  // a length between them, log-uniform, rounded to a multiple of `step`
   int64_t step = 256;
-  int64_t min_facts = 1, max_facts = 1;        // log-uniform, as many as fit in half the document
+  int64_t min_facts = 1, max_facts = 1;        // log-uniform, as many as fit in two thirds of the document
   double noise_share = 0.2;                    // documents whose haystack is noise
   double number_share = 0.75, word_share = 0.15;  // kinds of values; the rest are uuids
 };

@@ -88,6 +88,7 @@ BatchState Repeated(const BatchState& state, int64_t times) {
   return out;
 }
 
+constexpr float kFirstCharactersWeight = 5.0f;
 constexpr double kClosed = -13.0;  // logit of a write gate that is as good as closed
 
 // logits [N, T, V], targets [N, T] -> nats [N, T]
@@ -178,17 +179,21 @@ Trainer::Questions Trainer::AskRows() const {
   }
   longest = std::max<size_t>(1, longest);
   std::vector<int64_t> tokens, targets;
-  std::vector<float> is_answer;
+  std::vector<float> is_answer, weights;
   for (const Exercise& exercise : exercises) {
     for (size_t i = 0; i < longest; ++i) {
       const bool is_inside = i + 1 < exercise.tokens.size();
       tokens.push_back(is_inside ? exercise.tokens[i] : 0);
       targets.push_back(is_inside ? exercise.tokens[i + 1] : 0);
-      is_answer.push_back(is_inside && static_cast<int64_t>(i) + 1 >= exercise.answer_begin ? 1 : 0);
+      const int64_t place = static_cast<int64_t>(i) + 1 - exercise.answer_begin;  // in the answer: 0 is its space
+      is_answer.push_back(is_inside && place >= 0 ? 1 : 0);
+      // The first characters say whose value it is; the rest follow from them and teach nothing about keys.
+      weights.push_back(is_answer.back() * (place == 1 || place == 2 ? kFirstCharactersWeight : 1.0f));
     }
   }
   const std::vector<int64_t> shape = {rows * each, static_cast<int64_t>(longest)};
-  return {at::tensor(tokens).view(shape), at::tensor(targets).view(shape), at::tensor(is_answer).view(shape)};
+  return {at::tensor(tokens).view(shape), at::tensor(targets).view(shape), at::tensor(is_answer).view(shape),
+          at::tensor(weights).view(shape)};
 }
 
 Trainer::StepReport Trainer::Step() {
@@ -207,7 +212,8 @@ Trainer::StepReport Trainer::Step() {
   BatchState fork = Repeated(state, recipe_.questions);
   const Titans::Output answered = titans.Forward(questions.tokens, &fork, Titans::Logits::kAll);
   const Tensor answer_bytes = questions.is_answer.sum().clamp_min(1.0);
-  const Tensor answer = (CrossEntropy(answered.logits, questions.targets) * questions.is_answer).sum() / answer_bytes;
+  const Tensor losses = CrossEntropy(answered.logits, questions.targets);  // [rows * questions, longest]
+  const Tensor answer = (losses * questions.weights).sum() / questions.weights.sum().clamp_min(1.0);
 
   Tensor loss = stage.text_weight * text + stage.answer_weight * answer;
   if (read.write.defined() && stage.write_cost > 0) {
@@ -247,7 +253,7 @@ Trainer::StepReport Trainer::Step() {
   const at::NoGradGuard no_grad;
   report.step = ++step_;
   report.text_loss = text.item<double>();
-  report.answer_loss = answer.item<double>();
+  report.answer_loss = ((losses * questions.is_answer).sum() / answer_bytes).item<double>();
   const Tensor wrong = (answered.logits.argmax(-1) != questions.targets).to(at::kFloat) * questions.is_answer;
   report.answer_accuracy = 1 - (wrong.sum() / answer_bytes).item<double>();
   const Tensor is_asked = (questions.is_answer.sum(1) > 0).to(at::kFloat);

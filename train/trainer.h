@@ -68,7 +68,8 @@ class Trainer {
     Document document;
   };
   struct Questions {
-    at::Tensor tokens, targets, is_answer;  // [rows * questions, longest]; is_answer: 1 where a target is an answer's
+    // [rows * questions, longest]; is_answer: 1 where a target is an answer's; weights: of its loss.
+    at::Tensor tokens, targets, is_answer, weights;
   };
   void BeginDocument(int64_t row);
   // The next segment of each row, [rows, segment_tokens]; `fresh` says whose document begins with it.
