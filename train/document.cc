@@ -15,6 +15,15 @@ int64_t LogUniform(int64_t low, int64_t high, Random& random) {
   return std::clamp<int64_t>(static_cast<int64_t>(std::exp(t)), low, high);
 }
 
+// The statement whose words the question begins to repeat: what a key is for is learned from these first.
+constexpr int kEchoedStatement = 1;
+constexpr int kEchoingQuestion = 6;
+
+int DrawWording(int echo, int count, double echo_share, Random& random) {
+  if (std::uniform_real_distribution<double>(0, 1)(random) < echo_share) return echo;
+  return std::uniform_int_distribution<int>(0, count - 1)(random);
+}
+
 void AddBytes(absl::string_view text, std::vector<int32_t>* tokens) {
   for (const unsigned char byte : text) tokens->push_back(byte);
 }
@@ -34,14 +43,19 @@ Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabula
     std::string text;
   };
   std::vector<Told> told;
+  const bool has_two_digits = unit() < options.two_digit_share;
+  const char digits[] = {static_cast<char>('1' + random() % 9), static_cast<char>('0' + random() % 10)};
   int64_t used = 0;
   for (int64_t i = 0; i < wanted; ++i) {
     const double pick = unit();
     const ValueKind kind = pick < options.number_share                        ? ValueKind::kNumber
                            : pick < options.number_share + options.word_share ? ValueKind::kWord
                                                                               : ValueKind::kUuid;
-    const Fact fact = vocabulary.Draw(kind, Split::kTrain, random);
-    const int wording = std::uniform_int_distribution<int>(0, kStatementWordings - 1)(random);
+    Fact fact = vocabulary.Draw(kind, Split::kTrain, random);
+    if (has_two_digits && kind == ValueKind::kNumber) {
+      for (char& digit : fact.value) digit = digits[random() % 2];
+    }
+    const int wording = DrawWording(kEchoedStatement, kStatementWordings, options.echo_share, random);
     const std::string text = absl::StrCat(" ", Statement(fact, wording));
     if (used + static_cast<int64_t>(text.size()) > tokens * 2 / 3) break;
     used += text.size();
@@ -67,10 +81,10 @@ Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabula
   return document;
 }
 
-Exercise MakeExercise(const Fact& fact, Random& random) {
+Exercise MakeExercise(const Fact& fact, double echo_share, Random& random) {
   Exercise exercise;
   exercise.tokens.push_back(kByteQuestion);
-  AddBytes(Question(fact, std::uniform_int_distribution<int>(0, kQuestionWordings - 1)(random)), &exercise.tokens);
+  AddBytes(Question(fact, DrawWording(kEchoingQuestion, kQuestionWordings, echo_share, random)), &exercise.tokens);
   exercise.answer_begin = exercise.tokens.size();
   AddBytes(absl::StrCat(" ", fact.value), &exercise.tokens);
   exercise.tokens.push_back(kByteEndOfAnswer);

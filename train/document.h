@@ -13,6 +13,10 @@ struct DocumentOptions {
   int64_t step = 256;
   int64_t min_facts = 1, max_facts = 1;        // log-uniform, as many as fit in two thirds of the document
   double noise_share = 0.2;                    // documents whose haystack is noise
+  // Documents whose numbers are made of two digits only: what follows a digit then says nothing about whose number it
+  // is, so that every character of an answer has to be found by its key.
+  double two_digit_share = 0;
+  double echo_share = 0;                       // facts and questions in one wording, which the question repeats
   double number_share = 0.75, word_share = 0.15;  // kinds of values; the rest are uuids
 };
 
@@ -34,6 +38,6 @@ struct Exercise {
   std::vector<int32_t> tokens;
   int64_t answer_begin = 0;  // index of the answer's first token
 };
-Exercise MakeExercise(const Fact& fact, Random& random);
+Exercise MakeExercise(const Fact& fact, double echo_share, Random& random);
 
 }  // namespace mnemosyne

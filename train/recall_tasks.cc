@@ -33,6 +33,7 @@ constexpr const char* kQuestions[kQuestionWordings] = {
     "Which $0 does $1 have?",
     "Tell me the $0 for $1.",
     "What $0 was $1 given?",
+    "The special magic $0 for $1 is",
 };
 
 constexpr absl::string_view kNoise =

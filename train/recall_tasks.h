@@ -33,7 +33,7 @@ struct Fact {
 
 // Wordings of a fact and of its question; 0 is RULER's.
 inline constexpr int kStatementWordings = 7;
-inline constexpr int kQuestionWordings = 6;
+inline constexpr int kQuestionWordings = 7;
 std::string Statement(const Fact& fact, int wording);  // a sentence, no space around it
 std::string Question(const Fact& fact, int wording);   // the answer follows after a space
 

@@ -100,6 +100,8 @@ absl::StatusOr<Recipe> ParseRecipe(absl::string_view json_text) {
     of_stage.Take("min_facts", &stage.documents.min_facts, 1, 1e6);
     of_stage.Take("max_facts", &stage.documents.max_facts, static_cast<double>(stage.documents.min_facts), 1e6);
     of_stage.Take("noise_share", &stage.documents.noise_share, 0, 1);
+    of_stage.Take("two_digit_share", &stage.documents.two_digit_share, 0, 1);
+    of_stage.Take("echo_share", &stage.documents.echo_share, 0, 1);
     of_stage.Take("number_share", &stage.documents.number_share, 0, 1);
     of_stage.Take("word_share", &stage.documents.word_share, 0, 1);
     of_stage.Take("text_weight", &stage.text_weight, 0, 100);

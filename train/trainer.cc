@@ -173,7 +173,7 @@ Trainer::Questions Trainer::AskRows() const {
       const bool is_recent = before < told && random() % 2 == 0;
       const int64_t pick = std::uniform_int_distribution<int64_t>(is_recent ? before : 0, told - 1)(random);
       Exercise& exercise = exercises[r * each + q];
-      exercise = MakeExercise(row.document.facts[pick].fact, random);
+      exercise = MakeExercise(row.document.facts[pick].fact, recipe_.StageAt(row.begun_at).documents.echo_share, random);
       longest = std::max(longest, exercise.tokens.size() - 1);
     }
   }
