@@ -16,8 +16,8 @@ int64_t LogUniform(int64_t low, int64_t high, Random& random) {
 }
 
 // The statement whose words the question begins to repeat: what a key is for is learned from these first.
-constexpr int kEchoedStatement = 1;
-constexpr int kEchoingQuestion = 6;
+constexpr int kEchoedStatement = 7;
+constexpr int kEchoingQuestion = 7;
 
 int DrawWording(int echo, int count, double echo_share, Random& random) {
   if (std::uniform_real_distribution<double>(0, 1)(random) < echo_share) return echo;
@@ -86,7 +86,8 @@ Exercise MakeExercise(const Fact& fact, double echo_share, Random& random) {
   exercise.tokens.push_back(kByteQuestion);
   AddBytes(Question(fact, DrawWording(kEchoingQuestion, kQuestionWordings, echo_share, random)), &exercise.tokens);
   exercise.answer_begin = exercise.tokens.size();
-  AddBytes(absl::StrCat(" ", fact.value), &exercise.tokens);
+  if (exercise.tokens.back() != '=') exercise.tokens.push_back(' ');
+  AddBytes(fact.value, &exercise.tokens);
   exercise.tokens.push_back(kByteEndOfAnswer);
   return exercise;
 }

@@ -24,6 +24,7 @@ constexpr const char* kStatements[kStatementWordings] = {
     "For $1, the $0 to use is $2.",
     "The $0 assigned to $1 is $2.",
     "Let it be known that $1 was given the $0 $2.",
+    "The $0 is $1=$2.",
 };
 constexpr const char* kQuestions[kQuestionWordings] = {
     "What is the special magic $0 for $1 mentioned in the provided text? The special magic $0 for $1 mentioned in the "
@@ -34,6 +35,7 @@ constexpr const char* kQuestions[kQuestionWordings] = {
     "Tell me the $0 for $1.",
     "What $0 was $1 given?",
     "The special magic $0 for $1 is",
+    "The $0 is $1=",
 };
 
 constexpr absl::string_view kNoise =

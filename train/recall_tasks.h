@@ -32,8 +32,8 @@ struct Fact {
 };
 
 // Wordings of a fact and of its question; 0 is RULER's.
-inline constexpr int kStatementWordings = 7;
-inline constexpr int kQuestionWordings = 7;
+inline constexpr int kStatementWordings = 8;
+inline constexpr int kQuestionWordings = 8;
 std::string Statement(const Fact& fact, int wording);  // a sentence, no space around it
 std::string Question(const Fact& fact, int wording);   // the answer follows after a space
 

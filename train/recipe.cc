@@ -88,6 +88,7 @@ absl::StatusOr<Recipe> ParseRecipe(absl::string_view json_text) {
   keys.Take("weight_decay", &recipe.weight_decay, 0, 1);
   keys.Take("clip_norm", &recipe.clip_norm, 1e-9, 1e9);
   keys.Take("gate_bias", &recipe.gate_bias, -30, 30);
+  keys.Take("echo_init", &recipe.echo_init, 0, 1);
   RETURN_IF_ERROR(keys.Finish());
   for (size_t i = 0; i < stages.size(); ++i) {
     if (!stages[i].is_object()) return absl::InvalidArgumentError(absl::StrCat("recipe stage ", i, " is not an object"));

@@ -42,6 +42,27 @@ Tensor InitialWeight(const ParameterShape& parameter, const ModelConfig& config,
   return scale * noise;
 }
 
+// Makes the memory of random weights one from n-grams to what followed them: a key is what came before its token, and a
+// query at the token before finds it. Keys of equal contexts are equal from the first step on, and training has only to
+// learn which contexts matter. ParameterShapes has q before k; the query copies nothing until both are there.
+void AlignQueries(const std::string& name, std::map<std::string, Tensor>& before, Tensor* weight) {
+  if (name.ends_with("memory.k.weight")) {
+    const at::NoGradGuard no_grad;
+    before.at(std::string(name).replace(name.size() - 8, 1, "q")).copy_(*weight);
+  } else if (name.ends_with("memory.k_conv.weight")) {
+    const at::NoGradGuard no_grad;
+    const int64_t taps = weight->size(1);
+    *weight = 0.3 * at::randn(weight->sizes());
+    weight->select(1, taps - 1).zero_();  // the token itself is the value, not the key
+    Tensor& query = before.at(std::string(name).replace(name.size() - 13, 1, "q"));
+    query.zero_();
+    query.narrow(1, 1, taps - 1).copy_(weight->narrow(1, 0, taps - 1));
+  } else if (name.ends_with("memory.v_conv.weight")) {
+    weight->zero_();
+    weight->select(1, weight->size(1) - 1).fill_(1.0);
+  }
+}
+
 // A state's tensors, detached from the step that made them.
 BatchState Detached(const BatchState& state) {
   BatchState out = state;
@@ -104,6 +125,7 @@ Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, Data data)
   std::vector<Tensor> matrices, others;
   for (const ParameterShape& one : ParameterShapes(config)) {
     Tensor weight = InitialWeight(one, config, recipe.gate_bias).contiguous();
+    if (recipe.echo_init) AlignQueries(one.name, parameters_, &weight);
     weight.requires_grad_(true);
     parameters_[one.name] = weight;
     (one.shape.size() > 1 ? matrices : others).push_back(weight);
@@ -185,10 +207,10 @@ Trainer::Questions Trainer::AskRows() const {
       const bool is_inside = i + 1 < exercise.tokens.size();
       tokens.push_back(is_inside ? exercise.tokens[i] : 0);
       targets.push_back(is_inside ? exercise.tokens[i + 1] : 0);
-      const int64_t place = static_cast<int64_t>(i) + 1 - exercise.answer_begin;  // in the answer: 0 is its space
+      const int64_t place = static_cast<int64_t>(i) + 1 - exercise.answer_begin;
       is_answer.push_back(is_inside && place >= 0 ? 1 : 0);
       // The first characters say whose value it is; the rest follow from them and teach nothing about keys.
-      weights.push_back(is_answer.back() * (place == 1 || place == 2 ? kFirstCharactersWeight : 1.0f));
+      weights.push_back(is_answer.back() * (place <= 2 ? kFirstCharactersWeight : 1.0f));
     }
   }
   const std::vector<int64_t> shape = {rows * each, static_cast<int64_t>(longest)};

@@ -15,7 +15,7 @@ using testing::HasSubstr;
 
 constexpr char kRecipe[] = R"({
   "seed": 3, "rows": 3, "segment_tokens": 128, "questions": 2, "learning_rate": 0.003, "warmup_steps": 4,
-  "weight_decay": 0.01, "clip_norm": 1.0, "gate_bias": -3.0,
+  "weight_decay": 0.01, "clip_norm": 1.0, "gate_bias": -3.0, "echo_init": 1,
   "stages": [
     {"steps": 6, "write_cost": 0.0, "min_tokens": 128, "max_tokens": 128, "min_facts": 1, "max_facts": 1,
      "noise_share": 0.5, "two_digit_share": 0.5, "echo_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 1.0, "answer_weight": 2.0},
