@@ -184,10 +184,11 @@ NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, MemoryState* state) 
     history = at::cat({state->conv_tail, history}, 1);
     state->conv_tail = history.narrow(1, tokens, config_.conv - 1).contiguous();
   }
-  Tensor convolved = at::addcmul(parameters_.conv_bias, history.narrow(1, 0, tokens), parameters_.conv_weight.select(1, 0));
-  for (int64_t tap = 1; tap < config_.conv; ++tap) {
-    convolved = at::addcmul(convolved, history.narrow(1, tap, tokens), parameters_.conv_weight.select(1, tap));
-  }
+  const Tensor convolved = at::conv1d(history.transpose(1, 2), parameters_.conv_weight.unsqueeze(1),
+                                      parameters_.conv_bias, at::IntArrayRef({1}), at::IntArrayRef({0}),
+                                      at::IntArrayRef({1}), /*groups=*/3 * inner)
+                               .transpose(1, 2)
+                               .contiguous();  // [N, T, 3 H d]
   const Tensor split = at::silu(convolved)
                            .view({sessions, tokens, 3, heads, width})
                            .permute({2, 0, 3, 1, 4})
