@@ -506,7 +506,9 @@ TEST_F(MemoryServiceTest, ADrainTellsStreamsAndEnds) {
   TestStream silent(*stub_);  // has not opened anything
   std::thread draining([&] { EXPECT_OK(server_->Drain(absl::Now() + absl::Seconds(20))); });
   EXPECT_THAT(stream->Finish(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("draining")));
-  EXPECT_THAT(silent.Finish(), StatusIs(absl::StatusCode::kUnavailable, testing::_));
+  // A call that gRPC had not handed over yet when the server shut down is cancelled by gRPC itself.
+  EXPECT_THAT(silent.Finish(), testing::AnyOf(StatusIs(absl::StatusCode::kUnavailable, testing::_),
+                                              StatusIs(absl::StatusCode::kCancelled, testing::_)));
   draining.join();
   engine_.AwaitWriters(0);
 }
