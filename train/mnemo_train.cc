@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
@@ -24,6 +25,7 @@ ABSL_FLAG(std::string, out, "", "the folder that gets config.json, model.safeten
 ABSL_FLAG(std::string, init, "", "a model.safetensors to start from in place of random weights");
 ABSL_FLAG(bool, resume, false, "go on from the checkpoint in --out");
 ABSL_FLAG(int64_t, stop_after, 0, "stop after this step of the recipe; 0: at its end");
+ABSL_FLAG(int, threads, static_cast<int>(std::thread::hardware_concurrency()), "cores to train on; changes no bit of the result");
 ABSL_FLAG(int, log_every, 20, "steps between lines of the log");
 ABSL_FLAG(int, save_every, 200, "steps between checkpoints");
 ABSL_FLAG(int, evaluate_every, 1000, "steps between evaluations by generation; 0: only at the end");
@@ -79,7 +81,7 @@ absl::Status Run() {
   std::FILE* log = std::fopen((out + "/train.jsonl").c_str(), absl::GetFlag(FLAGS_resume) ? "a" : "w");
   if (log == nullptr) return absl::ErrnoToStatus(errno, "cannot write '" + out + "/train.jsonl'");
 
-  Trainer trainer(config, recipe, {vocabulary, english, Haystack::Noise()});
+  Trainer trainer(config, recipe, {vocabulary, english, Haystack::Noise()}, std::max(1, absl::GetFlag(FLAGS_threads)));
   if (absl::GetFlag(FLAGS_resume)) RETURN_IF_ERROR(trainer.LoadCheckpoint(checkpoint));
   if (const std::string init = absl::GetFlag(FLAGS_init); !init.empty()) RETURN_IF_ERROR(trainer.LoadWeights(init));
 

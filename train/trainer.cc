@@ -1,13 +1,17 @@
 #include "train/trainer.h"
 
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/optim/adamw.h>
 #include <torch/serialize/archive.h>
 
+#include <atomic>
 #include <sstream>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
+#include "core/model/model.h"
 #include "core/model/parameters.h"
 #include "core/model/session_state.h"
 
@@ -91,24 +95,26 @@ BatchState Renewed(const BatchState& state, const BatchState& initial, const std
   return out;
 }
 
-// Each session `times` times over, side by side.
-BatchState Repeated(const BatchState& state, int64_t times) {
+// Sessions `index` [n] of `state`, each as often as it is named.
+BatchState Selected(const BatchState& state, const Tensor& index) {
   BatchState out = state;
-  const int64_t rows = state.offsets.size();
+  const int64_t rows = state.offsets.size(), count = index.size(0);
   out.offsets.clear();
-  for (const int64_t offset : state.offsets) out.offsets.insert(out.offsets.end(), times, offset);
+  for (int64_t i = 0; i < count; ++i) out.offsets.push_back(state.offsets[index[i].item<int64_t>()]);
   for (const StateSlot& slot : StateSlots(&out)) {
     std::vector<int64_t> shape(slot.tensor->sizes().begin(), slot.tensor->sizes().end());
-    shape[0] /= rows;
+    shape[0] /= rows;  // memory tensors hold [rows * heads, ...]
     shape.insert(shape.begin(), rows);
-    Tensor repeated = slot.tensor->view(shape).repeat_interleave(times, 0);  // [rows * times, each, ...]
+    const Tensor selected = slot.tensor->view(shape).index_select(0, index);
     shape.erase(shape.begin());
-    shape[0] *= rows * times;
-    *slot.tensor = repeated.view(shape);
+    shape[0] *= count;
+    *slot.tensor = selected.view(shape);
   }
   return out;
 }
 
+constexpr int64_t kGroupRows = 4;
+constexpr size_t kShortExercise = 96;  // tokens; longer ones are computed apart, or padding would cost more than text
 constexpr float kFirstCharactersWeight = 5.0f;
 constexpr double kClosed = -13.0;  // logit of a write gate that is as good as closed
 
@@ -117,10 +123,34 @@ Tensor CrossEntropy(const Tensor& logits, const Tensor& targets) {
   return -logits.log_softmax(-1).gather(2, targets.unsqueeze(2)).squeeze(2);
 }
 
+// Calls work(0) to work(count - 1), each once, on `threads` threads that end before it returns.
+void RunOnThreads(int threads, size_t count, const std::function<void(size_t)>& work) {
+  std::atomic<size_t> next = 0;
+  std::vector<std::thread> pool;
+  for (int t = 0; t < threads; ++t) {
+    pool.emplace_back([&] {
+      EnterWorkerThread();
+      for (size_t i = next++; i < count; i = next++) work(i);
+    });
+  }
+  for (std::thread& thread : pool) thread.join();
+}
+
 }  // namespace
 
-Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, Data data)
-    : config_(config), recipe_(recipe), data_(std::move(data)), rows_(recipe.rows) {
+struct Trainer::Totals {
+  double rows = 0, outside = 0, answer_bytes = 0, answer_weights = 0;
+};
+
+struct Trainer::GroupReport {
+  std::vector<Tensor> gradients;  // undefined where a weight had no part
+  BatchState state;
+  // Sums, not means.
+  double text = 0, answer = 0, wrong = 0, exact = 0, asked = 0, write = 0, write_facts = 0;
+};
+
+Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, Data data, int threads)
+    : config_(config), recipe_(recipe), data_(std::move(data)), rows_(recipe.rows), threads_(threads) {
   at::manual_seed(recipe.seed);
   std::vector<Tensor> matrices, others;
   for (const ParameterShape& one : ParameterShapes(config)) {
@@ -128,6 +158,7 @@ Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, Data data)
     if (recipe.echo_init) AlignQueries(one.name, parameters_, &weight);
     weight.requires_grad_(true);
     parameters_[one.name] = weight;
+    weights_.push_back(weight);
     (one.shape.size() > 1 ? matrices : others).push_back(weight);
   }
   const auto options = [&](double decay) {
@@ -136,12 +167,20 @@ Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, Data data)
   };
   optimizer_ = std::make_unique<torch::optim::AdamW>(std::vector<torch::optim::OptimizerParamGroup>{
       {matrices, options(recipe.weight_decay)}, {others, options(0.0)}});
-  const at::NoGradGuard no_grad;
-  state_ = Titans(config_, parameters_).InitialState(recipe.rows);
+  for (int64_t begin = 0; begin < recipe.rows; begin += kGroupRows) {
+    groups_.push_back({begin, std::min(begin + kGroupRows, recipe.rows), {}});
+  }
+  ForgetStates();
   for (int64_t r = 0; r < recipe.rows; ++r) BeginDocument(r);
 }
 
 Trainer::~Trainer() = default;
+
+void Trainer::ForgetStates() {
+  const at::NoGradGuard no_grad;
+  const Titans titans(config_, parameters_);
+  for (Group& group : groups_) group.state = titans.InitialState(group.end - group.begin);
+}
 
 // Which document comes is a function of the seed, the row, a count and the step's stage, so that a resumed run reads the same ones.
 void Trainer::BeginDocument(int64_t row) {
@@ -154,35 +193,34 @@ void Trainer::BeginDocument(int64_t row) {
   one.cursor = 0;
 }
 
-Tensor Trainer::NextSegments(std::vector<bool>* fresh, Tensor* outside) {
-  const int64_t rows = recipe_.rows, tokens = recipe_.segment_tokens;
+Trainer::Segments Trainer::NextSegments(const Group& group) {
+  const int64_t rows = group.end - group.begin, tokens = recipe_.segment_tokens;
+  Segments segments;
   std::vector<int64_t> ids;
-  std::vector<float> is_outside(rows * tokens, 1.0f);
+  std::vector<float> outside(rows * tokens, 1.0f);
   ids.reserve(rows * tokens);
-  fresh->assign(rows, false);
-  for (int64_t r = 0; r < rows; ++r) {
-    if (rows_[r].cursor + tokens > static_cast<int64_t>(rows_[r].document.tokens.size())) BeginDocument(r);
-    Row& row = rows_[r];
-    (*fresh)[r] = row.cursor == 0;
+  for (int64_t i = 0; i < rows; ++i) {
+    Row& row = rows_[group.begin + i];
+    if (row.cursor + tokens > static_cast<int64_t>(row.document.tokens.size())) BeginDocument(group.begin + i);
+    segments.fresh.push_back(row.cursor == 0);
     const auto from = row.document.tokens.begin() + row.cursor;
     ids.insert(ids.end(), from, from + tokens);
     for (const ToldFact& told : row.document.facts) {
       const int64_t begin = std::max(told.begin, row.cursor), end = std::min(told.end, row.cursor + tokens);
-      for (int64_t i = begin; i < end; ++i) is_outside[r * tokens + i - row.cursor] = 0;
+      for (int64_t t = begin; t < end; ++t) outside[i * tokens + t - row.cursor] = 0;
     }
     row.cursor += tokens;
   }
-  *outside = at::tensor(is_outside).view({rows, tokens});
-  return at::tensor(ids).view({rows, tokens});
+  segments.outside = at::tensor(outside).view({rows, tokens});
+  segments.tokens = at::tensor(ids).view({rows, tokens});
+  return segments;
 }
 
 // Half of the questions are about what the last segment told, when it told something: there lies the gradient of
 // writing. The rest are about any fact so far: there lies the gradient of keeping.
-Trainer::Questions Trainer::AskRows() const {
-  const int64_t rows = recipe_.rows, each = recipe_.questions;
-  std::vector<Exercise> exercises(rows * each);
-  size_t longest = 0;
-  for (int64_t r = 0; r < rows; ++r) {
+std::vector<Trainer::Questions> Trainer::AskRows(const Group& group) const {
+  std::vector<std::pair<int64_t, Exercise>> by_length[2];  // row of the group, exercise
+  for (int64_t r = group.begin; r < group.end; ++r) {
     const Row& row = rows_[r];
     std::seed_seq seed{recipe_.seed, static_cast<uint64_t>(r), static_cast<uint64_t>(step_), uint64_t{7}};
     Random random(seed);
@@ -191,100 +229,145 @@ Trainer::Questions Trainer::AskRows() const {
                                   [&](const ToldFact& one) { return one.end <= offset; }) - row.document.facts.begin();
     };
     const int64_t told = told_by(row.cursor), before = told_by(row.cursor - recipe_.segment_tokens);
-    for (int64_t q = 0; q < each && told > 0; ++q) {
+    for (int64_t q = 0; q < recipe_.questions && told > 0; ++q) {
       const bool is_recent = before < told && random() % 2 == 0;
       const int64_t pick = std::uniform_int_distribution<int64_t>(is_recent ? before : 0, told - 1)(random);
-      Exercise& exercise = exercises[r * each + q];
-      exercise = MakeExercise(row.document.facts[pick].fact, recipe_.StageAt(row.begun_at).documents.echo_share, random);
-      longest = std::max(longest, exercise.tokens.size() - 1);
+      Exercise exercise =
+          MakeExercise(row.document.facts[pick].fact, recipe_.StageAt(row.begun_at).documents.echo_share, random);
+      by_length[exercise.tokens.size() > kShortExercise].emplace_back(r - group.begin, std::move(exercise));
     }
   }
-  longest = std::max<size_t>(1, longest);
-  std::vector<int64_t> tokens, targets;
-  std::vector<float> is_answer, weights;
-  for (const Exercise& exercise : exercises) {
-    for (size_t i = 0; i < longest; ++i) {
-      const bool is_inside = i + 1 < exercise.tokens.size();
-      tokens.push_back(is_inside ? exercise.tokens[i] : 0);
-      targets.push_back(is_inside ? exercise.tokens[i + 1] : 0);
-      const int64_t place = static_cast<int64_t>(i) + 1 - exercise.answer_begin;
-      is_answer.push_back(is_inside && place >= 0 ? 1 : 0);
-      // The first characters say whose value it is; the rest follow from them and teach nothing about keys.
-      weights.push_back(is_answer.back() * (place <= 2 ? kFirstCharactersWeight : 1.0f));
+  std::vector<Questions> batches;
+  for (const auto& exercises : by_length) {
+    if (exercises.empty()) continue;
+    size_t longest = 0;
+    for (const auto& [row, exercise] : exercises) longest = std::max(longest, exercise.tokens.size() - 1);
+    std::vector<int64_t> rows, tokens, targets;
+    std::vector<float> is_answer, weights;
+    for (const auto& [row, exercise] : exercises) {
+      rows.push_back(row);
+      for (size_t i = 0; i < longest; ++i) {
+        const bool is_inside = i + 1 < exercise.tokens.size();
+        tokens.push_back(is_inside ? exercise.tokens[i] : 0);
+        targets.push_back(is_inside ? exercise.tokens[i + 1] : 0);
+        const int64_t place = static_cast<int64_t>(i) + 1 - exercise.answer_begin;
+        is_answer.push_back(is_inside && place >= 0 ? 1 : 0);
+        // The first characters say whose value it is; the rest follow from them and teach nothing about keys.
+        weights.push_back(is_answer.back() * (place <= 2 ? kFirstCharactersWeight : 1.0f));
+      }
     }
+    const std::vector<int64_t> shape = {static_cast<int64_t>(rows.size()), static_cast<int64_t>(longest)};
+    batches.push_back({at::tensor(rows), at::tensor(tokens).view(shape), at::tensor(targets).view(shape),
+                       at::tensor(is_answer).view(shape), at::tensor(weights).view(shape)});
   }
-  const std::vector<int64_t> shape = {rows * each, static_cast<int64_t>(longest)};
-  return {at::tensor(tokens).view(shape), at::tensor(targets).view(shape), at::tensor(is_answer).view(shape),
-          at::tensor(weights).view(shape)};
+  return batches;
+}
+
+Trainer::GroupReport Trainer::RunGroup(const Group& group, const Batch& batch, const Totals& totals) const {
+  const Stage& stage = recipe_.StageAt(step_);
+  const Segments& segments = batch.segments;
+  const int64_t predicted = recipe_.segment_tokens - 1;
+  GroupReport report;
+
+  const Titans titans(config_, parameters_);
+  BatchState state = Renewed(group.state, titans.InitialState(group.end - group.begin), segments.fresh);
+  const Titans::Output read = titans.Forward(segments.tokens, &state, Titans::Logits::kAll);
+  const Tensor text = CrossEntropy(read.logits.narrow(1, 0, predicted), segments.tokens.narrow(1, 1, predicted)).sum();
+  Tensor loss = stage.text_weight / (totals.rows * static_cast<double>(predicted)) * text;
+  report.text = text.item<double>();
+
+  for (const Questions& questions : batch.questions) {
+    BatchState fork = Selected(state, questions.row);
+    const Titans::Output answered = titans.Forward(questions.tokens, &fork, Titans::Logits::kAll);
+    const Tensor losses = CrossEntropy(answered.logits, questions.targets);  // [n, longest]
+    loss = loss + stage.answer_weight / totals.answer_weights * (losses * questions.weights).sum();
+    const at::NoGradGuard no_grad;
+    report.answer += (losses * questions.is_answer).sum().item<double>();
+    const Tensor wrong = (answered.logits.argmax(-1) != questions.targets).to(at::kFloat) * questions.is_answer;
+    report.wrong += wrong.sum().item<double>();
+    report.exact += (wrong.sum(1) == 0).sum().item<double>();
+    report.asked += static_cast<double>(questions.row.size(0));
+  }
+
+  if (read.write.defined()) {
+    if (stage.write_cost > 0) {
+      // What text writes wears away older facts: over a million bytes a gate of one in a thousand is far too open. So
+      // the cost is on the gate's logit, with the same pull at every height down to kClosed: a write must be worth it.
+      // Facts are free of it.
+      const Tensor height = (at::softplus(read.write - kClosed) / -kClosed).mean({2, 3});  // [rows, T]
+      loss = loss + stage.write_cost / totals.outside * (height * segments.outside).sum();
+    }
+    const at::NoGradGuard no_grad;
+    const Tensor gate = read.write.sigmoid().mean({2, 3});
+    report.write = (gate * segments.outside).sum().item<double>();
+    report.write_facts = (gate * (1 - segments.outside)).sum().item<double>();
+  }
+  report.gradients = torch::autograd::grad({loss}, weights_, /*grad_outputs=*/{}, /*retain_graph=*/false,
+                                           /*create_graph=*/false, /*allow_unused=*/true);
+  report.state = Detached(state);
+  return report;
 }
 
 Trainer::StepReport Trainer::Step() {
-  const Stage& stage = recipe_.StageAt(step_);
-  std::vector<bool> fresh;
-  Tensor outside;
-  const Tensor segments = NextSegments(&fresh, &outside);
-  const Questions questions = AskRows();
-
-  const Titans titans(config_, parameters_);
-  BatchState state = Renewed(state_, titans.InitialState(recipe_.rows), fresh);
-  const Titans::Output read = titans.Forward(segments, &state, Titans::Logits::kAll);
-  const Tensor text = CrossEntropy(read.logits.narrow(1, 0, recipe_.segment_tokens - 1),
-                                   segments.narrow(1, 1, recipe_.segment_tokens - 1)).mean();
-
-  BatchState fork = Repeated(state, recipe_.questions);
-  const Titans::Output answered = titans.Forward(questions.tokens, &fork, Titans::Logits::kAll);
-  const Tensor answer_bytes = questions.is_answer.sum().clamp_min(1.0);
-  const Tensor losses = CrossEntropy(answered.logits, questions.targets);  // [rows * questions, longest]
-  const Tensor answer = (losses * questions.weights).sum() / questions.weights.sum().clamp_min(1.0);
-
-  Tensor loss = stage.text_weight * text + stage.answer_weight * answer;
-  if (read.write.defined() && stage.write_cost > 0) {
-    // What text writes wears away older facts: over a million bytes a gate of one in a thousand is far too open. So the
-    // cost is on the gate's logit, with the same pull at every height down to kClosed: a write must be worth it. Facts
-    // are free of it.
-    const Tensor height = at::softplus(read.write - kClosed) / -kClosed;  // [rows, T, memory blocks, H]
-    const Tensor mask = outside.unsqueeze(-1).unsqueeze(-1);
-    loss = loss + stage.write_cost * (height * mask).sum() / (mask.sum() * height.size(2) * height.size(3));
+  std::vector<Batch> batches;
+  Totals totals;
+  for (const Group& group : groups_) {
+    Batch batch;
+    batch.segments = NextSegments(group);
+    batch.questions = AskRows(group);
+    totals.outside += batch.segments.outside.sum().item<double>();
+    for (const Questions& questions : batch.questions) {
+      totals.answer_bytes += questions.is_answer.sum().item<double>();
+      totals.answer_weights += questions.weights.sum().item<double>();
+    }
+    batches.push_back(std::move(batch));
   }
+  totals.rows = static_cast<double>(recipe_.rows);
+  const double inside = totals.rows * static_cast<double>(recipe_.segment_tokens) - totals.outside;
 
-  optimizer_->zero_grad();
-  loss.backward();
+  std::vector<GroupReport> reports(groups_.size());
+  RunOnThreads(threads_, groups_.size(), [&](size_t i) { reports[i] = RunGroup(groups_[i], batches[i], totals); });
+
   StepReport report;
-  Tensor squares = at::zeros({});
-  for (const auto& [name, parameter] : parameters_) {
-    if (parameter.grad().defined()) squares += parameter.grad().pow(2).sum();
+  double asked = 0;
+  for (const GroupReport& one : reports) {
+    report.text_loss += one.text / (totals.rows * static_cast<double>(recipe_.segment_tokens - 1));
+    report.answer_loss += one.answer / std::max(1.0, totals.answer_bytes);
+    report.answer_accuracy += one.wrong;
+    report.exact += one.exact;
+    report.write += one.write / std::max(1.0, totals.outside);
+    report.write_facts += one.write_facts / std::max(1.0, inside);
+    asked += one.asked;
   }
-  report.gradient_norm = squares.sqrt().item<double>();
-  const double rate = recipe_.LearningRateAt(step_);
-  if (std::isfinite(report.gradient_norm)) {
-    const double scale = std::min(1.0, recipe_.clip_norm / std::max(report.gradient_norm, 1e-12));
-    for (const auto& [name, parameter] : parameters_) {
-      if (parameter.grad().defined()) parameter.mutable_grad().mul_(scale);
-    }
-    for (auto& group : optimizer_->param_groups()) {
-      static_cast<torch::optim::AdamWOptions&>(group.options()).lr(rate);
-    }
-    optimizer_->step();
-    state_ = Detached(state);
-  } else {  // the memories that led here are not worth keeping: every row starts anew
-    for (Row& row : rows_) row.cursor = row.document.tokens.size();
-    const at::NoGradGuard no_grad;
-    state_ = titans.InitialState(recipe_.rows);
-  }
+  report.answer_accuracy = 1 - report.answer_accuracy / std::max(1.0, totals.answer_bytes);
+  report.exact /= std::max(1.0, asked);
 
   const at::NoGradGuard no_grad;
-  report.step = ++step_;
-  report.text_loss = text.item<double>();
-  report.answer_loss = ((losses * questions.is_answer).sum() / answer_bytes).item<double>();
-  const Tensor wrong = (answered.logits.argmax(-1) != questions.targets).to(at::kFloat) * questions.is_answer;
-  report.answer_accuracy = 1 - (wrong.sum() / answer_bytes).item<double>();
-  const Tensor is_asked = (questions.is_answer.sum(1) > 0).to(at::kFloat);
-  report.exact = (((wrong.sum(1) == 0).to(at::kFloat) * is_asked).sum() / is_asked.sum().clamp_min(1)).item<double>();
-  if (read.write.defined()) {
-    const Tensor gate = read.write.sigmoid().mean({2, 3});
-    report.write = ((gate * outside).sum() / outside.sum().clamp_min(1)).item<double>();
-    report.write_facts = ((gate * (1 - outside)).sum() / (1 - outside).sum().clamp_min(1)).item<double>();
+  std::vector<Tensor> gradients(weights_.size());
+  double squares = 0;
+  for (size_t w = 0; w < weights_.size(); ++w) {
+    for (const GroupReport& one : reports) {
+      if (!one.gradients[w].defined()) continue;
+      gradients[w] = gradients[w].defined() ? gradients[w] + one.gradients[w] : one.gradients[w];
+    }
+    if (gradients[w].defined()) squares += gradients[w].pow(2).sum().item<double>();
   }
+  report.gradient_norm = std::sqrt(squares);
+  if (std::isfinite(report.gradient_norm)) {
+    const double scale = std::min(1.0, recipe_.clip_norm / std::max(report.gradient_norm, 1e-12));
+    for (size_t w = 0; w < weights_.size(); ++w) {
+      if (gradients[w].defined()) weights_[w].mutable_grad() = gradients[w] * scale;
+    }
+    for (auto& group : optimizer_->param_groups()) {
+      static_cast<torch::optim::AdamWOptions&>(group.options()).lr(recipe_.LearningRateAt(step_));
+    }
+    optimizer_->step();
+    for (size_t i = 0; i < groups_.size(); ++i) groups_[i].state = std::move(reports[i].state);
+  } else {  // the memories that led here are not worth keeping: every row starts anew
+    for (Row& row : rows_) row.cursor = row.document.tokens.size();
+    ForgetStates();
+  }
+  report.step = ++step_;
   return report;
 }
 
@@ -293,8 +376,11 @@ absl::Status Trainer::SaveCheckpoint(const std::string& path) const {
   for (const auto& [name, tensor] : parameters_) archive.write("parameter." + name, tensor.detach());
   optimizer_->save(optimizer);
   archive.write("optimizer", optimizer);
-  for (const StateTensor& one : StateTensors(state_)) archive.write("state." + one.name, one.tensor);
-  archive.write("offsets", at::tensor(state_.offsets));
+  for (const Group& group : groups_) {
+    const std::string name = absl::StrCat("group.", group.begin, ".");
+    for (const StateTensor& one : StateTensors(group.state)) archive.write(name + one.name, one.tensor);
+    archive.write(name + "offsets", at::tensor(group.state.offsets));
+  }
   std::vector<int64_t> documents, cursors, begun;
   for (size_t r = 0; r < rows_.size(); ++r) {
     documents.push_back(rows_[r].documents);
@@ -326,16 +412,19 @@ absl::Status Trainer::LoadCheckpoint(const std::string& path) {
     archive.read("optimizer", optimizer);
     optimizer_->load(optimizer);
     const Tensor documents = read("documents"), cursors = read("cursors"), begun = read("begun");
-    const Tensor offsets = read("offsets");
     for (size_t r = 0; r < rows_.size(); ++r) {
       rows_[r].documents = documents[r].item<int64_t>() - 1;
       step_ = begun[r].item<int64_t>();
       BeginDocument(r);
       rows_[r].cursor = cursors[r].item<int64_t>();
-      state_.offsets[r] = offsets[r].item<int64_t>();
     }
     step_ = read("step").item<int64_t>();
-    for (const StateSlot& slot : StateSlots(&state_)) *slot.tensor = read("state." + slot.name);
+    for (Group& group : groups_) {
+      const std::string name = absl::StrCat("group.", group.begin, ".");
+      for (const StateSlot& slot : StateSlots(&group.state)) *slot.tensor = read(name + slot.name);
+      const Tensor offsets = read(name + "offsets");
+      for (int64_t i = 0; i < offsets.size(0); ++i) group.state.offsets[i] = offsets[i].item<int64_t>();
+    }
   } catch (const std::exception& error) {
     return absl::DataLossError(absl::StrCat("checkpoint '", path, "': ", error.what()));
   }
@@ -347,7 +436,7 @@ absl::Status Trainer::LoadWeights(const std::string& safetensors_path) {
   ASSIGN_OR_RETURN(const std::vector<NamedTensor> loaded, LoadParameters(config_, bytes));
   const at::NoGradGuard no_grad;
   for (const NamedTensor& one : loaded) parameters_.at(one.name).copy_(at::tensor(one.values).view(one.shape));
-  state_ = Titans(config_, parameters_).InitialState(recipe_.rows);
+  ForgetStates();
   return absl::OkStatus();
 }
 

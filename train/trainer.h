@@ -5,7 +5,9 @@
 // state, as the server's queries are: a question is never learned from. A fact is asked many steps after it was told:
 // gradients stay inside a step, and what a step writes is judged by whether older facts survive it.
 //
-// Bound to one thread.
+// Rows are worked through in groups of a few, small enough for a core's cache, on `threads` threads; groups, not threads,
+// say in which order gradients add up, so that the number of threads changes no bit. The trainer itself is bound to one
+// thread.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -35,7 +37,7 @@ class Trainer {
     Haystack english;
     Haystack noise;
   };
-  Trainer(const ModelConfig& config, const Recipe& recipe, Data data);
+  Trainer(const ModelConfig& config, const Recipe& recipe, Data data, int threads);
   ~Trainer();
 
   struct StepReport {
@@ -67,23 +69,44 @@ class Trainer {
     int64_t cursor = 0;      // tokens of the document already read
     Document document;
   };
+  // Rows that are computed together, and their states.
+  struct Group {
+    int64_t begin = 0, end = 0;
+    BatchState state;
+  };
+  struct Segments {
+    at::Tensor tokens;        // [rows, segment_tokens]
+    at::Tensor outside;       // alike: 1 where a token belongs to no fact
+    std::vector<bool> fresh;  // whose document begins with it
+  };
+  // Questions of about one length.
   struct Questions {
-    // [rows * questions, longest]; is_answer: 1 where a target is an answer's; weights: of its loss.
+    at::Tensor row;  // [n], of the group
+    // [n, longest]; is_answer: 1 where a target is an answer's; weights: of its loss.
     at::Tensor tokens, targets, is_answer, weights;
   };
+  struct Batch {
+    Segments segments;
+    std::vector<Questions> questions;
+  };
+  struct Totals;  // of all groups, by which a group's losses are divided
+  struct GroupReport;
+
   void BeginDocument(int64_t row);
-  // The next segment of each row, [rows, segment_tokens]; `fresh` says whose document begins with it.
-  // `outside` [rows, segment_tokens]: 1 where a token belongs to no fact.
-  at::Tensor NextSegments(std::vector<bool>* fresh, at::Tensor* outside);
-  Questions AskRows() const;
+  Segments NextSegments(const Group& group);
+  std::vector<Questions> AskRows(const Group& group) const;
+  GroupReport RunGroup(const Group& group, const Batch& batch, const Totals& totals) const;
+  void ForgetStates();
 
   const ModelConfig config_;
   const Recipe recipe_;
   const Data data_;
   std::map<std::string, at::Tensor> parameters_;
   std::unique_ptr<torch::optim::AdamW> optimizer_;
+  std::vector<at::Tensor> weights_;  // the same, in order
   std::vector<Row> rows_;
-  BatchState state_;
+  std::vector<Group> groups_;
+  const int threads_;
   int64_t step_ = 0;
 };
 

@@ -14,7 +14,7 @@ namespace {
 using testing::HasSubstr;
 
 constexpr char kRecipe[] = R"({
-  "seed": 3, "rows": 3, "segment_tokens": 128, "questions": 2, "learning_rate": 0.003, "warmup_steps": 4,
+  "seed": 3, "rows": 6, "segment_tokens": 128, "questions": 2, "learning_rate": 0.003, "warmup_steps": 4,
   "weight_decay": 0.01, "clip_norm": 1.0, "gate_bias": -3.0, "echo_init": 1,
   "stages": [
     {"steps": 6, "write_cost": 0.0, "min_tokens": 128, "max_tokens": 128, "min_facts": 1, "max_facts": 1,
@@ -37,14 +37,15 @@ class TrainerTest : public testing::Test {
     for (int i = 0; i < 400; ++i) text += "the quick brown fox number " + std::to_string(i * 7919) + " jumps over the lazy dog. ";
     ASSERT_OK(WriteFileAtomically(folder_.File("text.txt"), text));
   }
-  std::unique_ptr<Trainer> NewTrainer() {
+  std::unique_ptr<Trainer> NewTrainer(int threads = 2) {
     auto recipe = ParseRecipe(kRecipe);
     EXPECT_OK(recipe);
     auto vocabulary = Vocabulary::Load(folder_.path());
     EXPECT_OK(vocabulary);
     auto english = Haystack::FromFiles({folder_.File("text.txt")});
     EXPECT_OK(english);
-    return std::make_unique<Trainer>(SmallConfig(), *recipe, Trainer::Data{*vocabulary, *english, Haystack::Noise()});
+    return std::make_unique<Trainer>(SmallConfig(), *recipe, Trainer::Data{*vocabulary, *english, Haystack::Noise()},
+                                     threads);
   }
   TempFolder folder_;
 };
@@ -64,6 +65,16 @@ TEST_F(TrainerTest, AResumedRunGoesOnToTheBit) {
     const auto expected = ReadFile(folder_.File("model.safetensors"));
     ASSERT_OK(second->ExportModel(folder_.path()));
     EXPECT_EQ(*ReadFile(folder_.File("model.safetensors")), *expected);
+  }
+}
+
+TEST_F(TrainerTest, TheNumberOfThreadsChangesNoBit) {
+  const auto one = NewTrainer(1), three = NewTrainer(3);
+  for (int i = 0; i < 10; ++i) {
+    const Trainer::StepReport a = one->Step(), b = three->Step();
+    EXPECT_EQ(a.text_loss, b.text_loss) << "step " << i;
+    EXPECT_EQ(a.answer_loss, b.answer_loss) << "step " << i;
+    EXPECT_EQ(a.gradient_norm, b.gradient_norm) << "step " << i;
   }
 }
 
