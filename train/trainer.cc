@@ -113,7 +113,7 @@ BatchState Selected(const BatchState& state, const Tensor& index) {
   return out;
 }
 
-constexpr int64_t kGroupRows = 4;
+constexpr int64_t kGroupRows = 3;
 constexpr size_t kShortExercise = 96;  // tokens; longer ones are computed apart, or padding would cost more than text
 constexpr float kFirstCharactersWeight = 5.0f;
 constexpr double kClosed = -13.0;  // logit of a write gate that is as good as closed

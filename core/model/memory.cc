@@ -177,9 +177,10 @@ MemoryState NeuralMemory::Closed(const MemoryState& state) const {
 NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, MemoryState* state) const {
   const int64_t sessions = x.size(0), tokens = x.size(1), heads = config_.heads, width = config_.head_dim;
   const int64_t inner = config_.inner(), groups = sessions * heads, chunk = config_.chunk;
-  const Tensor projected = Linear(x, parameters_.in_weight);  // [N, T, 4 H d + 3 H]
+  // One split, whose derivative is one concatenation: that of each narrow() would be as large as the whole.
+  const auto projected = Linear(x, parameters_.in_weight).split_with_sizes({3 * inner, inner, 3 * heads}, 2);
 
-  Tensor history = projected.narrow(2, 0, 3 * inner);  // [N, K - 1 + T, 3 H d]
+  Tensor history = projected[0];  // [N, K - 1 + T, 3 H d]
   if (config_.conv > 1) {
     history = at::cat({state->conv_tail, history}, 1);
     state->conv_tail = history.narrow(1, tokens, config_.conv - 1).contiguous();
@@ -195,7 +196,7 @@ NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, MemoryState* state) 
                            .reshape({3, groups, tokens, width});
   const Tensor query_key = L2Normalize(split.narrow(0, 0, 2));
 
-  const Tensor gates = (projected.narrow(2, 4 * inner, 3 * heads) + parameters_.gates_bias)
+  const Tensor gates = (projected[2] + parameters_.gates_bias)
                            .view({sessions, tokens, 3, heads})
                            .permute({2, 0, 3, 1})
                            .reshape({3, groups, tokens});
@@ -252,7 +253,7 @@ NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, MemoryState* state) 
   }
 
   const auto by_session = [&](const Tensor& t) { return t.view({sessions, heads, tokens}).transpose(1, 2); };
-  return {Finish(at::cat(reads, 1), projected.narrow(2, 3 * inner, inner)), by_session(at::cat(surprises, 1)),
+  return {Finish(at::cat(reads, 1), projected[1]), by_session(at::cat(surprises, 1)),
           by_session(gates.select(0, 0))};
 }
 
