@@ -21,7 +21,8 @@ ABSL_FLAG(std::string, server, "127.0.0.1:50051", "the server's HOST:PORT");
 ABSL_FLAG(std::vector<std::string>, tasks, std::vector<std::string>({"number", "passkey", "uuid", "word"}),
           "number, word, uuid: that value in English; passkey: a number in noise");
 ABSL_FLAG(std::vector<std::string>, bytes, std::vector<std::string>({"2048", "4096", "8192", "16384"}), "haystack sizes");
-ABSL_FLAG(int, samples, 100, "needles a cell");
+ABSL_FLAG(int, facts, 1, "needles a haystack, each asked for");
+ABSL_FLAG(int, samples, 100, "haystacks a cell");
 ABSL_FLAG(int, parallel, 2, "sessions at a time");
 ABSL_FLAG(std::vector<std::string>, haystack, {}, "text files that the model was not trained on");
 ABSL_FLAG(std::string, words, "/usr/share/wordnet", "the folder of WordNet's index files (Debian: wordnet-base)");
@@ -35,19 +36,21 @@ namespace {
 using client::Client;
 
 // Streams the sample's text to a session of its own, asks, and removes the session.
-absl::StatusOr<std::string> AskServer(Client& client, const std::string& session, const RecallSample& sample) {
+absl::StatusOr<std::vector<std::string>> AskServer(Client& client, const std::string& session, const RecallSample& sample) {
   ASSIGN_OR_RETURN(const auto writer, client.OpenStream(session, {.model = absl::GetFlag(FLAGS_model)}));
   RETURN_IF_ERROR(writer->Append(sample.text));
   RETURN_IF_ERROR(writer->Close());
-  std::string answer;
   client::QueryOptions options;
   options.max_tokens = 64;
-  ASSIGN_OR_RETURN(const client::QuerySummary summary,
-                   client.Query(session, sample.question, options,
-                                [&](const client::QueryDelta& delta) { answer += delta.text; }));
-  (void)summary;
+  std::vector<std::string> answers;
+  for (const std::string& question : sample.questions) {
+    std::string& answer = answers.emplace_back();
+    RETURN_IF_ERROR(client.Query(session, question, options,
+                                 [&](const client::QueryDelta& delta) { answer += delta.text; })
+                        .status());
+  }
   RETURN_IF_ERROR(client.DeleteSession(session));
-  return answer;
+  return answers;
 }
 
 absl::Status RunCell(Client& client, const std::string& task, const RecallCell& cell, const Vocabulary& vocabulary,
@@ -62,9 +65,9 @@ absl::Status RunCell(Client& client, const std::string& task, const RecallCell& 
       for (int64_t i = t; i < cell.samples && statuses[t].ok(); i += parallel) {
         const RecallSample sample = MakeRecallSample(cell, i, vocabulary, haystack);
         const std::string session = absl::StrCat("recall-", task, "-", cell.bytes, "-", cell.seed, "-", i);
-        const absl::StatusOr<std::string> answer = AskServer(client, session, sample);
-        statuses[t] = answer.status();
-        if (answer.ok()) scores[t].Add(sample.fact, *answer);
+        const absl::StatusOr<std::vector<std::string>> answers = AskServer(client, session, sample);
+        statuses[t] = answers.status();
+        if (answers.ok()) scores[t].Add(sample, *answers);
       }
     });
   }
@@ -75,15 +78,16 @@ absl::Status RunCell(Client& client, const std::string& task, const RecallCell& 
     total.Add(scores[t]);
   }
   const double seconds = absl::ToDoubleSeconds(absl::Now() - begin);
-  const double exact = 100.0 * total.right / total.samples;
+  const double exact = 100.0 * total.right / total.questions;
   const double characters = 100.0 * total.characters_right / total.characters;
   if (absl::GetFlag(FLAGS_json)) {
-    const nlohmann::json line = {{"task", task}, {"bytes", cell.bytes}, {"samples", total.samples}, {"exact_percent", exact},
+    const nlohmann::json line = {{"task", task}, {"bytes", cell.bytes}, {"facts", cell.facts}, {"questions", total.questions}, {"exact_percent", exact},
                                  {"characters_percent", characters}, {"seconds", seconds}};
     std::printf("%s\n", line.dump().c_str());
   } else {
-    std::printf("%-8s %8lld bytes  %4lld samples  exact %5.1f%%  characters %5.1f%%  %6.1f s\n", task.c_str(),
-                static_cast<long long>(cell.bytes), static_cast<long long>(total.samples), exact, characters, seconds);
+    std::printf("%-8s %8lld bytes  %3lld facts  %5lld questions  exact %5.1f%%  characters %5.1f%%  %6.1f s\n", task.c_str(),
+                static_cast<long long>(cell.bytes), static_cast<long long>(cell.facts),
+                static_cast<long long>(total.questions), exact, characters, seconds);
   }
   std::fflush(stdout);
   return absl::OkStatus();
@@ -96,7 +100,8 @@ absl::Status Recall() {
   ASSIGN_OR_RETURN(const auto client, Client::Connect(absl::GetFlag(FLAGS_server), {}));
   for (const std::string& task : absl::GetFlag(FLAGS_tasks)) {
     const bool is_passkey = task == "passkey";
-    RecallCell cell = {.samples = absl::GetFlag(FLAGS_samples), .seed = absl::GetFlag(FLAGS_seed)};
+    RecallCell cell = {.facts = std::max(1, absl::GetFlag(FLAGS_facts)), .samples = absl::GetFlag(FLAGS_samples),
+                       .seed = absl::GetFlag(FLAGS_seed)};
     if (task == "uuid") {
       cell.kind = ValueKind::kUuid;
     } else if (task == "word") {
@@ -107,6 +112,9 @@ absl::Status Recall() {
     for (const std::string& bytes : absl::GetFlag(FLAGS_bytes)) {
       if (!absl::SimpleAtoi(bytes, &cell.bytes) || cell.bytes < 256) {
         return absl::InvalidArgumentError(absl::StrCat("--bytes: '", bytes, "' is not a number of at least 256"));
+      }
+      if (cell.facts * 128 > cell.bytes) {
+        return absl::InvalidArgumentError(absl::StrCat("--facts: ", cell.facts, " facts do not fit in ", bytes, " bytes"));
       }
       RETURN_IF_ERROR(RunCell(*client, task, cell, vocabulary, is_passkey ? noise : english));
     }

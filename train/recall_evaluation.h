@@ -1,8 +1,10 @@
-// How often a model finds a needle: one fact hidden at a uniform depth, asked in RULER's words, decoded greedily.
+// How often a model finds a needle: facts hidden at uniform depths, told and asked in RULER's words, decoded greedily.
+// One fact a haystack is RULER's single needle (S-NIAH); several, of which each is asked, its multi-key task (MK-NIAH).
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
@@ -13,25 +15,26 @@ namespace mnemosyne {
 
 struct RecallCell {
   ValueKind kind = ValueKind::kNumber;
-  int64_t bytes = 2048;  // of haystack and needle together
-  int64_t samples = 100;
+  int64_t bytes = 2048;  // of haystack and needles together
+  int64_t facts = 1;     // in each haystack
+  int64_t samples = 100; // haystacks
   uint64_t seed = 1;
 };
 struct RecallSample {
   std::string text;
-  std::string question;
-  Fact fact;
+  std::vector<std::string> questions;
+  std::vector<Fact> facts;  // what each question asks for
 };
 struct RecallScore {
-  int64_t samples = 0, right = 0;        // the whole value, spaces around it left out
+  int64_t questions = 0, right = 0;  // the whole value, spaces around it left out
   int64_t characters = 0, characters_right = 0;
 
-  void Add(const Fact& fact, absl::string_view answer);
+  void Add(const RecallSample& sample, const std::vector<std::string>& answers);
   void Add(const RecallScore& other);
 };
 
-// Reads text, then answers a question about it.
-using RecallReader = absl::FunctionRef<absl::StatusOr<std::string>(const RecallSample&)>;
+// Reads a sample's text, then answers its questions, none of which hears of the others.
+using RecallReader = absl::FunctionRef<absl::StatusOr<std::vector<std::string>>(const RecallSample&)>;
 
 RecallSample MakeRecallSample(const RecallCell& cell, int64_t index, const Vocabulary& vocabulary,
                               const Haystack& haystack);
@@ -39,6 +42,6 @@ absl::StatusOr<RecallScore> ScoreRecall(const RecallCell& cell, const Vocabulary
                                         RecallReader reader);
 
 // A reader that steps blocks and decodes in this process, as the server does.
-absl::StatusOr<std::string> ReadAndAnswer(const Model& model, const RecallSample& sample);
+absl::StatusOr<std::vector<std::string>> ReadAndAnswer(const Model& model, const RecallSample& sample);
 
 }  // namespace mnemosyne

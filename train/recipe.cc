@@ -96,6 +96,7 @@ absl::StatusOr<Recipe> ParseRecipe(absl::string_view json_text) {
     Keys of_stage(stages[i], absl::StrCat("stages[", i, "]."));
     of_stage.Take("steps", &stage.steps, 1, 1e9);
     of_stage.Take("write_cost", &stage.write_cost, 0, 100);
+    of_stage.Take("key_cost", &stage.key_cost, 0, 100);
     of_stage.Take("min_tokens", &stage.documents.min_tokens, 1, 1e9);
     of_stage.Take("max_tokens", &stage.documents.max_tokens, static_cast<double>(stage.documents.min_tokens), 1e9);
     of_stage.Take("min_facts", &stage.documents.min_facts, 1, 1e6);

@@ -13,6 +13,7 @@ namespace mnemosyne {
 struct Stage {
   int64_t steps = 0;
   double write_cost = 0;     // loss per unit of the write gates' mean height outside facts (trainer.cc)
+  double key_cost = 0;       // loss per unit of what keys of all tokens have in common (trainer.cc)
   double text_weight = 1;    // of the documents' loss, nats a byte
   double answer_weight = 1;  // of the answers' loss, nats a byte
   DocumentOptions documents;
@@ -28,7 +29,7 @@ struct Recipe {
   double weight_decay = 0.01;   // of matrices
   double clip_norm = 1.0;
   double gate_bias = -4.0;      // theta's bias at the start
-  bool echo_init = false;       // queries begin aligned with keys (trainer.cc)
+  bool echo_init = false;       // queries begin aligned with keys (trainer.cc); needs a convolution of 4 or more taps
   std::vector<Stage> stages;
 
   int64_t steps() const;

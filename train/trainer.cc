@@ -46,24 +46,84 @@ Tensor InitialWeight(const ParameterShape& parameter, const ModelConfig& config,
   return scale * noise;
 }
 
-// Makes the memory of random weights one from n-grams to what followed them: a key is what came before its token, and a
-// query at the token before finds it. Keys of equal contexts are equal from the first step on, and training has only to
-// learn which contexts matter. ParameterShapes has q before k; the query copies nothing until both are there.
-void AlignQueries(const std::string& name, std::map<std::string, Tensor>& before, Tensor* weight) {
+// Makes the memory of random weights one from what came before a token to that token, in two senses. Half of the heads
+// key by what was mentioned: each channel sums its projection over the last tokens, about as many as there are taps, so
+// that a name is found again in other words, a little nearer or farther; the last token counts as much as all of them, or
+// the characters of one value would share one key. The other half key by n-gram: random taps that fade within a few
+// tokens, so that what followed the same characters is found, whatever came before. A bias makes keys sparse: a linear
+// memory confuses what is told under keys that have much in common. Queries are the keys of the token to come. Training
+// has only to learn which contexts matter. ParameterShapes has q before k; the query copies nothing until both are there.
+void AlignQueries(const std::string& name, const MemoryConfig& config, std::map<std::string, Tensor>& before,
+                  Tensor* weight) {
+  const at::NoGradGuard no_grad;
+  const double norm = 1.7;
+  const auto query = [&](size_t suffix) -> Tensor& {
+    return before.at(std::string(name).replace(name.size() - suffix, 1, "q"));
+  };
   if (name.ends_with("memory.k.weight")) {
-    const at::NoGradGuard no_grad;
-    before.at(std::string(name).replace(name.size() - 8, 1, "q")).copy_(*weight);
+    query(8).copy_(*weight);
   } else if (name.ends_with("memory.k_conv.weight")) {
-    const at::NoGradGuard no_grad;
-    const int64_t taps = weight->size(1);
-    *weight = 0.3 * at::randn(weight->sizes());
-    weight->select(1, taps - 1).zero_();  // the token itself is the value, not the key
-    Tensor& query = before.at(std::string(name).replace(name.size() - 13, 1, "q"));
-    query.zero_();
-    query.narrow(1, 1, taps - 1).copy_(weight->narrow(1, 0, taps - 1));
+    const int64_t taps = weight->size(1), reach = taps - 1, mentions = config.heads / 2 * config.head_dim;
+    const Tensor distance = at::arange(reach, 0, -1).unsqueeze(0);  // of each tap but the last, in tokens
+    const Tensor widths = at::randint(2 * reach / 3, reach + 1, {mentions, 1});
+    const Tensor inside = (distance <= widths).to(at::kFloat);
+    const Tensor sums = inside / inside.norm(2, {1}, true) + (distance == 1).to(at::kFloat);
+    const int64_t others = weight->size(0) - mentions;
+    const Tensor fade = 1.5 * (at::rand({others, 1}) * std::log(4.0 / 1.5)).exp();  // 1.5 to 4 tokens
+    const Tensor ngrams = at::randn({others, reach}) * (-(distance - 1) / fade).exp();
+    const Tensor rows = at::cat({sums, ngrams}, 0);
+    weight->narrow(1, 0, reach).copy_(norm * rows / rows.norm(2, {1}, true));
+    weight->select(1, reach).zero_();  // the token itself is the value, not the key
+    query(13).zero_().narrow(1, 1, reach).copy_(weight->narrow(1, 0, reach));
+  } else if (name.ends_with("memory.k_conv.bias")) {
+    weight->fill_(-0.5 * norm);
+    query(11).copy_(*weight);
   } else if (name.ends_with("memory.v_conv.weight")) {
     weight->zero_();
     weight->select(1, weight->size(1) - 1).fill_(1.0);
+  }
+}
+
+// Keys that begin well are soon spoiled at the pace at which the rest has to learn.
+constexpr double kKeysPace = 0.2;
+bool IsOfKeys(const std::string& name) {
+  for (const char* part : {"memory.q.", "memory.k.", "memory.q_conv.", "memory.k_conv."}) {
+    if (name.find(part) != std::string::npos) return true;
+  }
+  return false;
+}
+
+// What the tokens' inputs of block `index` have in common, [D]: their mean over `text`, by the blocks before it alone.
+Tensor MeanInput(const ModelConfig& config, const std::map<std::string, Tensor>& parameters, size_t index,
+                 const std::string& text) {
+  const at::NoGradGuard no_grad;
+  ModelConfig before = config;
+  before.blocks.resize(index);
+  before.tie_embeddings = false;
+  std::map<std::string, Tensor> all = parameters;
+  all["norm.weight"] = at::ones({config.dim});  // the block's own norm, as it begins
+  all["head.weight"] = at::eye(config.vocab_size, config.dim);
+  constexpr int64_t kTokens = 256;
+  std::vector<int64_t> tokens(text.begin(), text.end());
+  for (int64_t& token : tokens) token &= 0xff;
+  const int64_t rows = static_cast<int64_t>(tokens.size()) / kTokens;
+  tokens.resize(rows * kTokens);
+  const Titans titans(before, all);
+  BatchState state = titans.InitialState(rows);
+  return titans.Forward(at::tensor(tokens).view({rows, kTokens}), &state, Titans::Logits::kAll)
+      .logits.narrow(2, 0, config.dim)
+      .mean(at::IntArrayRef({0, 1}));
+}
+
+// Makes keys and queries of block `index` blind to what all tokens have in common: sums of many tokens then differ by what
+// is unusual among them.
+void CenterKeys(const ModelConfig& config, size_t index, const std::string& text, std::map<std::string, Tensor>* parameters) {
+  const Tensor mean = MeanInput(config, *parameters, index, text);
+  const at::NoGradGuard no_grad;
+  const Tensor direction = mean / mean.norm();
+  for (const char* which : {"q", "k"}) {
+    Tensor& weight = parameters->at(absl::StrCat("blocks.", index, ".memory.", which, ".weight"));  // [H d, D]
+    weight.sub_(weight.mv(direction).unsqueeze(1) * direction.unsqueeze(0));
   }
 }
 
@@ -146,27 +206,39 @@ struct Trainer::GroupReport {
   std::vector<Tensor> gradients;  // undefined where a weight had no part
   BatchState state;
   // Sums, not means.
-  double text = 0, answer = 0, wrong = 0, exact = 0, asked = 0, write = 0, write_facts = 0;
+  double text = 0, answer = 0, wrong = 0, exact = 0, asked = 0, write = 0, write_facts = 0, alike = 0;
 };
 
 Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, Data data, int threads)
     : config_(config), recipe_(recipe), data_(std::move(data)), rows_(recipe.rows), threads_(threads) {
   at::manual_seed(recipe.seed);
-  std::vector<Tensor> matrices, others;
+  std::vector<Tensor> matrices, others, keys;
   for (const ParameterShape& one : ParameterShapes(config)) {
     Tensor weight = InitialWeight(one, config, recipe.gate_bias).contiguous();
-    if (recipe.echo_init) AlignQueries(one.name, parameters_, &weight);
-    weight.requires_grad_(true);
+    if (recipe.echo_init) AlignQueries(one.name, config.memory, parameters_, &weight);
     parameters_[one.name] = weight;
     weights_.push_back(weight);
-    (one.shape.size() > 1 ? matrices : others).push_back(weight);
+    if (recipe.echo_init && IsOfKeys(one.name)) {
+      keys.push_back(weight);
+    } else {
+      (one.shape.size() > 1 ? matrices : others).push_back(weight);
+    }
   }
+  if (recipe.echo_init) {
+    Random random(recipe.seed);
+    const std::string text = data_.english.Draw(int64_t{1} << 13, random);
+    for (size_t i = 0; i < config.blocks.size(); ++i) {
+      if (config.blocks[i] == BlockKind::kLmm) CenterKeys(config, i, text, &parameters_);
+    }
+  }
+  for (Tensor& weight : weights_) weight.requires_grad_(true);
   const auto options = [&](double decay) {
     return std::make_unique<torch::optim::AdamWOptions>(
         torch::optim::AdamWOptions(recipe.learning_rate).betas({0.9, 0.95}).weight_decay(decay));
   };
   optimizer_ = std::make_unique<torch::optim::AdamW>(std::vector<torch::optim::OptimizerParamGroup>{
       {matrices, options(recipe.weight_decay)}, {others, options(0.0)}});
+  if (!keys.empty()) optimizer_->add_param_group({keys, options(0.0)});
   for (int64_t begin = 0; begin < recipe.rows; begin += kGroupRows) {
     groups_.push_back({begin, std::min(begin + kGroupRows, recipe.rows), {}});
   }
@@ -302,6 +374,15 @@ Trainer::GroupReport Trainer::RunGroup(const Group& group, const Batch& batch, c
     report.write = (gate * segments.outside).sum().item<double>();
     report.write_facts = (gate * (1 - segments.outside)).sum().item<double>();
   }
+  if (stage.key_cost > 0) {
+    // A linear memory confuses what is told under keys that are alike, and whatever all inputs have in common, sums of
+    // many tokens have most of all: the square of the mean key's length is the mean cosine between any two keys.
+    for (const Tensor& keys : read.keys) {
+      const Tensor alike = keys.mean(at::IntArrayRef({0, 2})).pow(2).sum(-1).mean();  // over rows and tokens, then heads
+      loss = loss + stage.key_cost * static_cast<double>(group.end - group.begin) / totals.rows * alike;
+      report.alike += alike.item<double>() * static_cast<double>(group.end - group.begin);
+    }
+  }
   report.gradients = torch::autograd::grad({loss}, weights_, /*grad_outputs=*/{}, /*retain_graph=*/false,
                                            /*create_graph=*/false, /*allow_unused=*/true);
   report.state = Detached(state);
@@ -337,6 +418,7 @@ Trainer::StepReport Trainer::Step() {
     report.exact += one.exact;
     report.write += one.write / std::max(1.0, totals.outside);
     report.write_facts += one.write_facts / std::max(1.0, inside);
+    report.keys_alike += one.alike / totals.rows;
     asked += one.asked;
   }
   report.answer_accuracy = 1 - report.answer_accuracy / std::max(1.0, totals.answer_bytes);
@@ -358,8 +440,10 @@ Trainer::StepReport Trainer::Step() {
     for (size_t w = 0; w < weights_.size(); ++w) {
       if (gradients[w].defined()) weights_[w].mutable_grad() = gradients[w] * scale;
     }
-    for (auto& group : optimizer_->param_groups()) {
-      static_cast<torch::optim::AdamWOptions&>(group.options()).lr(recipe_.LearningRateAt(step_));
+    auto& groups = optimizer_->param_groups();
+    for (size_t g = 0; g < groups.size(); ++g) {
+      const double pace = g < 2 ? 1.0 : kKeysPace;
+      static_cast<torch::optim::AdamWOptions&>(groups[g].options()).lr(pace * recipe_.LearningRateAt(step_));
     }
     optimizer_->step();
     for (size_t i = 0; i < groups_.size(); ++i) groups_[i].state = std::move(reports[i].state);

@@ -48,6 +48,7 @@ class Trainer {
     double exact = 0;           // share of answers right in every byte, each given the ones before
     double write = 0;           // mean theta / theta_max outside facts
     double write_facts = 0;     // and inside them
+    double keys_alike = 0;      // mean cosine between keys, summed over blocks; 0 without a key_cost
     double gradient_norm = 0;   // before clipping; a step whose norm is not finite changes nothing
   };
   StepReport Step();

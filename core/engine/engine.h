@@ -117,7 +117,7 @@ struct QueryOptions {
   float top_p = 1;              // (0, 1]
   uint64_t seed = 0;
   std::vector<std::string> stop;  // at most 16, 1 to 256 bytes each
-  bool remember = false;        // append question and answer to the session afterwards
+  bool remember = false;        // append question and answer to the session; the summary waits until they are durable
   absl::Time deadline = absl::InfiniteFuture();
 };
 
@@ -134,7 +134,7 @@ struct QuerySummary {
   int64_t answer_tokens = 0;
   int64_t as_of_offset = 0;    // tokens of the session that the answer could know
   absl::Duration queue_time, time_to_first_token, total_time;
-  std::optional<int64_t> remembered_offset;  // accepted watermark after `remember`
+  std::optional<int64_t> remembered_offset;  // accepted, and durable, watermark after `remember`
 };
 
 class QueryObserver {

@@ -27,6 +27,15 @@
 
 namespace mnemosyne {
 
+// Content as the log keeps it.
+struct LoggedContent {
+  LogContent kind = LogContent::kText;
+  std::string payload;
+};
+LoggedContent ToLog(Content content);
+
+// Its methods are in engine_impl.cc (start, workers, snapshots, end), engine_sessions.cc, engine_writers.cc and
+// engine_queries.cc.
 class EngineImpl final : public Engine {
  public:
   static absl::StatusOr<std::unique_ptr<EngineImpl>> Start(const Options& options);
@@ -61,7 +70,6 @@ class EngineImpl final : public Engine {
   absl::Status Initialize();
   absl::StatusOr<SessionHandle> CreateHandle(const std::string& id, const std::string& model,
                                              const std::map<std::string, std::string>& labels);
-  absl::Status CheckContent(const Content& content, const Model& model, int64_t max_bytes) const;
   absl::Status CheckTakingWork() const;
   SessionInfo Describe(const SessionMetadata& metadata, const Session* session) const;
 
@@ -72,6 +80,10 @@ class EngineImpl final : public Engine {
   void EnqueueQuery(const std::shared_ptr<QueryRun>& query);
   void StopQuery(const std::shared_ptr<QueryRun>& query, const absl::Status& reason);
   void EndQuery(const std::shared_ptr<QueryRun>& query, const absl::StatusOr<QuerySummary>& summary);
+  // `remember`: adds question and answer to the session's log. EndRemembered ends the queries whose content is durable
+  // up to `durable`, or all of the session's with an error.
+  absl::StatusOr<QuerySummary> Remember(QueryRun& query, QuerySummary summary);
+  void EndRemembered(uint64_t number, int64_t durable, const absl::Status& status);
   std::shared_ptr<QueryRun> FindQuery(uint64_t id) const;
 
   void MarkWriter(uint64_t number);
@@ -93,6 +105,12 @@ class EngineImpl final : public Engine {
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<uint64_t, std::shared_ptr<WriterSeat>> seats_ ABSL_GUARDED_BY(mutex_);      // by session number
   absl::flat_hash_map<uint64_t, std::shared_ptr<QueryRun>> queries_ ABSL_GUARDED_BY(mutex_);
+  struct Remembering {
+    std::shared_ptr<QueryRun> query;
+    QuerySummary summary;
+  };
+  // Answers that wait for the log, by session number.
+  absl::flat_hash_map<uint64_t, std::vector<Remembering>> remembering_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<uint64_t> isolated_ ABSL_GUARDED_BY(mutex_);   // sessions that are being reset or deleted
   absl::flat_hash_set<uint64_t> snapshots_due_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_query_ ABSL_GUARDED_BY(mutex_) = 1;

@@ -254,7 +254,7 @@ NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, MemoryState* state) 
 
   const auto by_session = [&](const Tensor& t) { return t.view({sessions, heads, tokens}).transpose(1, 2); };
   return {Finish(at::cat(reads, 1), projected[1]), by_session(at::cat(surprises, 1)),
-          by_session(gates.select(0, 0))};
+          by_session(gates.select(0, 0)), query_key.select(0, 1).view({sessions, heads, tokens, width})};
 }
 
 Tensor NeuralMemory::ReadContext(const Tensor& x, const std::vector<Tensor>& weights) const {

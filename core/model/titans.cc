@@ -70,7 +70,7 @@ struct Titans::Block {
 
   // mac: segment by segment, as each begins with the memory that the one before left.
   Tensor Mac(const Tensor& x, BlockState* state, NeuralMemory::Output* learned) const {
-    std::vector<Tensor> outputs, surprises, writes;
+    std::vector<Tensor> outputs, surprises, writes, keys;
     for (int64_t done = 0; done < x.size(1);) {
       SegmentState& segment = state->segment;
       if (segment.tokens == 0) segment.frozen = state->memory.weights;
@@ -81,15 +81,17 @@ struct Titans::Block {
       outputs.push_back(Gate(attended, out.read));
       surprises.push_back(out.surprise);
       writes.push_back(out.write);
+      keys.push_back(out.keys);
       if (segment.tokens == config.segment) segment = SegmentState();
       done += tokens;
     }
     learned->surprise = at::cat(surprises, 1);
     learned->write = at::cat(writes, 1);
+    learned->keys = at::cat(keys, 2);
     return at::cat(outputs, 1);
   }
 
-  // x [N, T, D] -> [N, T, D]; `learned` gets the memory's surprise and write.
+  // x [N, T, D] -> [N, T, D]; `learned` gets what the memory tells.
   Tensor Forward(Tensor x, const Tensor& positions, BlockState* state, NeuralMemory::Output* learned) const {
     const Tensor h = Norm(x, norm1);
     switch (kind) {
@@ -152,16 +154,17 @@ Titans::Output Titans::Forward(const Tensor& tokens, BatchState* state, Logits l
   const Tensor positions = at::tensor(state->offsets, at::kLong).to(tokens.device());
   Tensor x = at::embedding(embedding_, tokens);
   std::vector<Tensor> surprises, writes;
+  Output out;
   for (size_t i = 0; i < blocks_.size(); ++i) {
     NeuralMemory::Output learned;
     x = blocks_[i]->Forward(x, positions, &state->blocks[i], &learned);
     if (learned.surprise.defined()) {
       surprises.push_back(learned.surprise);
       writes.push_back(learned.write);
+      out.keys.push_back(learned.keys);
     }
   }
   for (int64_t& offset : state->offsets) offset += tokens.size(1);
-  Output out;
   if (!surprises.empty()) {
     out.surprise = at::stack(surprises, 2);
     out.write = at::stack(writes, 2);

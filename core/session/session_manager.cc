@@ -300,37 +300,60 @@ absl::Status SessionManager::BeginEpoch(SessionHandle handle, int64_t offset) {
   return absl::OkStatus();
 }
 
-// Copies the log before token `offset`, and the newest snapshot at or before it, into another epoch.
-absl::Status SessionManager::CopyEpoch(const Session& session, uint64_t to_epoch, int64_t offset) {
+namespace {
+
+const absl::Status& Enough() {  // ends the reading of a log early
+  static const absl::Status status = absl::CancelledError("");
+  return status;
+}
+
+absl::Status UnlessEnough(const absl::Status& status) { return absl::IsCancelled(status) ? absl::OkStatus() : status; }
+
+}  // namespace
+
+absl::StatusOr<std::optional<SessionManager::Cut>> SessionManager::FindCut(const Session& session, int64_t offset) const {
   const SessionMetadata& metadata = session.metadata();
-  const Tokenizer& tokenizer = session.model().tokenizer();
-  TokenFeed feed(&tokenizer, TokenFeed::Position{});
+  TokenFeed feed(&session.model().tokenizer(), TokenFeed::Position{});
   std::vector<LogContent> kinds;  // by record index
-  const absl::Status enough = absl::CancelledError("");  // ends the reading early
-  const auto unless_enough = [](const absl::Status& status) {
-    return absl::IsCancelled(status) ? absl::OkStatus() : status;
-  };
-  RETURN_IF_ERROR(unless_enough(storage_->ReadLog(metadata.number, metadata.epoch, 0, [&](const LogRecord& record) {
+  RETURN_IF_ERROR(UnlessEnough(storage_->ReadLog(metadata.number, metadata.epoch, 0, [&](const LogRecord& record) {
     kinds.push_back(record.kind);
     const absl::Status fed = record.kind == LogContent::kText
                                  ? feed.AddText(record.index, record.payload).status()
                                  : feed.AddTokens(record.index, UnpackTokens(record.payload)).status();
     RETURN_IF_ERROR(fed);
-    return feed.offset() >= offset ? enough : absl::OkStatus();
+    return feed.offset() >= offset ? Enough() : absl::OkStatus();
   })));
-  const TokenFeed::Position cut = feed.PositionAt(offset);
-  int64_t cut_bytes = cut.skip_bytes;
-  const bool is_bytes = session.model().config().tokenizer.kind == TokenizerKind::kBytes;
-  if (cut.skip_tokens > 0) {
-    if (kinds.at(cut.record_index) == LogContent::kTokenIds) {
-      cut_bytes += cut.skip_tokens * static_cast<int64_t>(sizeof(int32_t));
-    } else if (is_bytes) {
-      cut_bytes += cut.skip_tokens;
+  if (feed.offset() < offset) return std::nullopt;
+  const TokenFeed::Position at = feed.PositionAt(offset);
+  Cut cut = {at.record_index, at.skip_bytes, std::nullopt};
+  if (at.skip_tokens > 0) {
+    if (kinds.at(at.record_index) == LogContent::kTokenIds) {
+      cut.bytes += at.skip_tokens * static_cast<int64_t>(sizeof(int32_t));
+    } else if (session.model().config().tokenizer.kind == TokenizerKind::kBytes) {
+      cut.bytes += at.skip_tokens;
     } else {
       return absl::InvalidArgumentError(absl::StrCat("offset ", offset, " lies inside a piece of text that was tokenized ",
-                                                     "as one; the place before it is ", cut.offset));
+                                                     "as one; the place before it is ", at.offset));
     }
   }
+  if (cut.bytes > 0) {
+    cut.last_kept = kinds.at(cut.record_index);
+  } else if (cut.record_index > 0) {
+    cut.last_kept = kinds.at(cut.record_index - 1);
+  }
+  return cut;
+}
+
+absl::Status SessionManager::CheckCut(const Session& session, int64_t offset) const {
+  if (offset == 0 || session.model().config().tokenizer.kind == TokenizerKind::kBytes) return absl::OkStatus();
+  return FindCut(session, offset).status();
+}
+
+// Copies the log before token `offset`, and the newest snapshot at or before it, into another epoch.
+absl::Status SessionManager::CopyEpoch(const Session& session, uint64_t to_epoch, int64_t offset) {
+  const SessionMetadata& metadata = session.metadata();
+  ASSIGN_OR_RETURN(const std::optional<Cut> cut, FindCut(session, offset));
+  if (!cut) return absl::InternalError(absl::StrCat("the log of session '", metadata.id, "' ends before token ", offset));
 
   std::vector<LogRecord> copies;
   int64_t bytes = 0;
@@ -340,21 +363,18 @@ absl::Status SessionManager::CopyEpoch(const Session& session, uint64_t to_epoch
     bytes = 0;
     return written;
   };
-  RETURN_IF_ERROR(unless_enough(storage_->ReadLog(metadata.number, metadata.epoch, 0, [&](const LogRecord& record) {
-    if (record.index > cut.record_index || (record.index == cut.record_index && cut_bytes == 0)) return enough;
+  RETURN_IF_ERROR(UnlessEnough(storage_->ReadLog(metadata.number, metadata.epoch, 0, [&](const LogRecord& record) {
+    if (record.index > cut->record_index || (record.index == cut->record_index && cut->bytes == 0)) return Enough();
     LogRecord copy = record;
     copy.epoch = to_epoch;
-    if (record.index == cut.record_index) copy.payload.resize(cut_bytes);
+    if (record.index == cut->record_index) copy.payload.resize(cut->bytes);
     bytes += copy.payload.size();
     copies.push_back(std::move(copy));
     constexpr int64_t kBatchBytes = int64_t{4} << 20;
     return bytes >= kBatchBytes ? write() : absl::OkStatus();
   })));
   RETURN_IF_ERROR(write());
-  const std::optional<uint64_t> last_kept = cut_bytes > 0           ? std::optional<uint64_t>(cut.record_index)
-                                            : cut.record_index > 0 ? std::optional<uint64_t>(cut.record_index - 1)
-                                                                   : std::nullopt;
-  if (!is_bytes && last_kept && kinds.at(*last_kept) == LogContent::kText) {
+  if (session.model().config().tokenizer.kind != TokenizerKind::kBytes && cut->last_kept == LogContent::kText) {
     // What ended the last piece of text is gone: no ids, which end text too, stand in its place.
     ASSIGN_OR_RETURN(std::optional<LogRecord> end, storage_->LastLogRecord(metadata.number, to_epoch));
     if (!end) return absl::InternalError("the copied log is empty");

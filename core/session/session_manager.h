@@ -77,6 +77,9 @@ class SessionManager {
   absl::Status Remove(SessionHandle handle);
   // What was accepted before token `offset` stays.
   absl::Status BeginEpoch(SessionHandle handle, int64_t offset);
+  // INVALID_ARGUMENT where BeginEpoch could not cut: inside a piece of text that was tokenized as one. What is not durable
+  // yet is not looked at.
+  absl::Status CheckCut(const Session& session, int64_t offset) const;
   bool HasOtherPins(const SessionHandle& handle) const;
 
   std::shared_ptr<Session> FindResident(uint64_t number) const;
@@ -113,6 +116,13 @@ class SessionManager {
   absl::StatusOr<Session::Recovered> RecoverState(const SessionMetadata& metadata, const Model& model);
   absl::Status ReserveRoom(int64_t bytes);  // counts them as resident
   void ReturnRoom(int64_t bytes);
+  // Where the log has to be cut so that `offset` tokens stay; nullopt: it does not reach so far yet.
+  struct Cut {
+    uint64_t record_index = 0;
+    int64_t bytes = 0;                     // of that record, that stay
+    std::optional<LogContent> last_kept;   // what the last of the records that stay holds
+  };
+  absl::StatusOr<std::optional<Cut>> FindCut(const Session& session, int64_t offset) const;
   absl::Status CopyEpoch(const Session& session, uint64_t to_epoch, int64_t offset);
   void AddResident(Entry& entry, std::shared_ptr<Session> session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DropResident(Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

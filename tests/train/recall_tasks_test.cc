@@ -86,9 +86,29 @@ TEST_F(RecallTasksTest, ASampleHasTheSizeAskedForAndHidesItsNeedleOnce) {
   for (int64_t i = 0; i < 40; ++i) {
     const RecallSample sample = MakeRecallSample({.bytes = 4096}, i, *vocabulary_, noise);
     EXPECT_EQ(sample.text.size(), 4096);
-    const size_t at = sample.text.find(Statement(sample.fact, 0));
+    const size_t at = sample.text.find(Statement(sample.facts[0], 0));
     ASSERT_NE(at, std::string::npos);
-    EXPECT_EQ(sample.text.find(sample.fact.key, at + 60), std::string::npos);
+    EXPECT_EQ(sample.text.find(sample.facts[0].key, at + 60), std::string::npos);
+  }
+}
+
+TEST_F(RecallTasksTest, ASampleOfSeveralFactsTellsEachOnceAndAsksForEach) {
+  const Haystack noise = Haystack::Noise();
+  for (int64_t i = 0; i < 20; ++i) {
+    const RecallSample sample = MakeRecallSample({.bytes = 4096, .facts = 7}, i, *vocabulary_, noise);
+    EXPECT_EQ(sample.text.size(), 4096);
+    ASSERT_EQ(sample.facts.size(), 7);
+    ASSERT_EQ(sample.questions.size(), 7);
+    for (size_t f = 0; f < 7; ++f) {
+      const size_t at = sample.text.find(Statement(sample.facts[f], 0));
+      ASSERT_NE(at, std::string::npos);
+      EXPECT_EQ(sample.text.find(Statement(sample.facts[f], 0), at + 1), std::string::npos);
+      EXPECT_THAT(sample.questions[f], HasSubstr(sample.facts[f].key));
+    }
+    RecallScore score;
+    score.Add(sample, {sample.facts[0].value, " " + sample.facts[1].value + "\n", "7"});
+    EXPECT_EQ(score.questions, 3);
+    EXPECT_EQ(score.right, 2);
   }
 }
 

@@ -17,9 +17,9 @@ constexpr char kRecipe[] = R"({
   "seed": 3, "rows": 6, "segment_tokens": 128, "questions": 2, "learning_rate": 0.003, "warmup_steps": 4,
   "weight_decay": 0.01, "clip_norm": 1.0, "gate_bias": -3.0, "echo_init": 1,
   "stages": [
-    {"steps": 6, "write_cost": 0.0, "min_tokens": 128, "max_tokens": 128, "min_facts": 1, "max_facts": 1,
+    {"steps": 6, "write_cost": 0.0, "key_cost": 0.0, "min_tokens": 128, "max_tokens": 128, "min_facts": 1, "max_facts": 1,
      "noise_share": 0.5, "two_digit_share": 0.5, "echo_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 1.0, "answer_weight": 2.0},
-    {"steps": 10, "write_cost": 0.1, "min_tokens": 256, "max_tokens": 1024, "min_facts": 1, "max_facts": 4,
+    {"steps": 10, "write_cost": 0.1, "key_cost": 0.5, "min_tokens": 256, "max_tokens": 1024, "min_facts": 1, "max_facts": 4,
      "noise_share": 0.5, "two_digit_share": 0.5, "echo_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 0.5, "answer_weight": 2.0}
   ]
 })";
@@ -102,9 +102,9 @@ TEST(Recipe, ErrorsNameTheKey) {
     text.replace(text.find(from), from.size(), to);
     return ParseRecipe(text).status();
   };
-  EXPECT_THAT(change("\"rows\": 3,", ""), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'rows'")));
-  EXPECT_THAT(change("\"rows\": 3", "\"rows\": 0"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'rows' is 0")));
-  EXPECT_THAT(change("\"rows\": 3", "\"rows\": 3, \"cols\": 2"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'cols'")));
+  EXPECT_THAT(change("\"rows\": 6,", ""), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'rows'")));
+  EXPECT_THAT(change("\"rows\": 6", "\"rows\": 0"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'rows' is 0")));
+  EXPECT_THAT(change("\"rows\": 6", "\"rows\": 6, \"cols\": 2"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'cols'")));
   EXPECT_THAT(change("\"min_facts\"", "\"few_facts\""), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("stages[0].")));
   EXPECT_THAT(ParseRecipe("[]"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("object")));
 }

@@ -294,6 +294,7 @@ TEST_F(EngineTest, AQueryNeverWritesAndRememberDoes) {
   ASSERT_TRUE(summary->remembered_offset.has_value());
   EXPECT_GT(*summary->remembered_offset, 333 + 4);
   EXPECT_EQ(engine->GetSession("s")->watermarks.accepted, *summary->remembered_offset);
+  EXPECT_EQ(engine->GetSession("s")->watermarks.durable, *summary->remembered_offset);
   EXPECT_EQ(engine->GetSession("s")->next_sequence, 8);  // seven appends of 50 bytes; the engine's own takes none
 }
 
@@ -381,6 +382,68 @@ TEST_F(EngineTest, ResetToAnEarlierOffsetIsTheSessionAsItWas) {
   engine = Start(options);
   EXPECT_EQ(engine->GetSession("s")->next_sequence, 14);
   EXPECT_EQ(Ask(*engine, "s"), Ask(*engine, "other1"));
+}
+
+TEST_F(EngineTest, ResetOfPiecesOfText) {
+  std::mt19937_64 random(TestSeed());
+  std::string text;
+  for (int i = 0; i < 120; ++i) {
+    for (const char* word : {"the garden ", "remembers ", "one number ", "and a window "}) {
+      text += random() % 2 == 0 ? word : "river, ";
+    }
+    text += "\n";
+  }
+  ASSERT_OK(WriteFileAtomically(folder_.File("pieces.txt"), text));
+  const std::string train = std::string(TRAIN_SENTENCEPIECE) + " " + folder_.File("pieces") +
+                            " \"--model_type=bpe --vocab_size=32 --hard_vocab_limit=false\" < " + folder_.File("pieces.txt");
+  ASSERT_EQ(std::system(train.c_str()), 0) << train;
+  const std::string vocabulary = *ReadFile(folder_.File("pieces.vocab"));
+  ModelConfig config = SmallConfig();
+  config.tokenizer = {.kind = TokenizerKind::kSentencePiece, .file = "pieces.model"};
+  config.vocab_size = std::count(vocabulary.begin(), vocabulary.end(), '\n');
+  WriteRandomModel(folder_.path() + "/pieces", config, 9);
+  ASSERT_OK(WriteFileAtomically(folder_.path() + "/pieces/pieces.model", *ReadFile(folder_.File("pieces.model"))));
+
+  Engine::Options options = Options();
+  options.models = {{"pieces", folder_.path() + "/pieces"}};
+  options.snapshot_every_tokens = 128;
+  auto engine = Start(options);
+  StreamText(*engine, "s", text, {97});
+  const int64_t accepted = engine->GetSession("s")->watermarks.accepted;
+  ASSERT_GT(accepted, 400);
+  auto observer = std::make_shared<RecordingWriter>();
+  auto writer = engine->OpenWriter("s", {}, observer);
+  ASSERT_OK(writer);
+
+  // Backwards through the offsets: those between two pieces of text succeed, the others change nothing.
+  int done = 0, refused = 0;
+  for (int64_t offset = accepted - 1; offset > accepted - 40 && done < 3; --offset) {
+    const auto info = engine->Reset("s", offset);
+    if (info.ok()) {
+      done += 1;
+      EXPECT_EQ(info->watermarks.accepted, offset);
+      EXPECT_EQ(engine->GetSession("s")->epoch, 1 + done);
+      continue;
+    }
+    refused += 1;
+    EXPECT_EQ(info.status().code(), absl::StatusCode::kInvalidArgument) << info.status();
+    EXPECT_THAT(std::string(info.status().message()), testing::HasSubstr("lies inside a piece of text"));
+    EXPECT_EQ(engine->GetSession("s")->epoch, 1 + done);
+    if (done == 0) {
+      EXPECT_OK((*writer)->Flush());  // it keeps its seat
+    }
+  }
+  std::printf("%d resets done, %d refused\n", done, refused);
+  EXPECT_GT(done, 0);
+  EXPECT_GT(refused, 0);
+  EXPECT_EQ(observer->WaitLost().code(), absl::StatusCode::kAborted);
+
+  const int64_t kept = engine->GetSession("s")->watermarks.accepted;
+  const std::string answer = Ask(*engine, "s");
+  engine = nullptr;
+  engine = Start(options);
+  EXPECT_EQ(engine->GetSession("s")->watermarks.accepted, kept);
+  EXPECT_EQ(Ask(*engine, "s"), answer);
 }
 
 TEST_F(EngineTest, ResetAndDeleteEndRunningQueries) {
