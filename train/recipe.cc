@@ -108,6 +108,7 @@ absl::StatusOr<Recipe> ParseRecipe(absl::string_view json_text) {
     of_stage.Take("word_share", &stage.documents.word_share, 0, 1);
     of_stage.Take("text_weight", &stage.text_weight, 0, 100);
     of_stage.Take("answer_weight", &stage.answer_weight, 0, 100);
+    of_stage.Take("first_weight", &stage.first_weight, 0.01, 100);
     RETURN_IF_ERROR(of_stage.Finish());
     stage.documents.step = recipe.segment_tokens;
     recipe.stages.push_back(stage);

@@ -16,6 +16,7 @@ struct Stage {
   double key_cost = 0;       // loss per unit of what keys of all tokens have in common (trainer.cc)
   double text_weight = 1;    // of the documents' loss, nats a byte
   double answer_weight = 1;  // of the answers' loss, nats a byte
+  double first_weight = 1;   // of an answer's first characters, which alone say whose value it is, against its others
   DocumentOptions documents;
 };
 

@@ -8,6 +8,7 @@
 #include <sstream>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
@@ -93,32 +94,35 @@ bool IsOfKeys(const std::string& name) {
   return false;
 }
 
-// What the tokens' inputs of block `index` have in common, [D]: their mean over `text`, by the blocks before it alone.
-Tensor MeanInput(const ModelConfig& config, const std::map<std::string, Tensor>& parameters, size_t index,
-                 const std::string& text) {
+constexpr int64_t kCenteringBytes = 8192;
+constexpr double kClosed = -13.0;  // logit of a write gate that is as good as closed
+
+// The inputs of block `index` after its norm, by the blocks before it alone: tokens [N, T] -> [N, T, D].
+Tensor InputsOf(const ModelConfig& config, const std::map<std::string, Tensor>& parameters, size_t index,
+                const Tensor& tokens) {
   const at::NoGradGuard no_grad;
   ModelConfig before = config;
   before.blocks.resize(index);
   before.tie_embeddings = false;
   std::map<std::string, Tensor> all = parameters;
-  all["norm.weight"] = at::ones({config.dim});  // the block's own norm, as it begins
+  all["norm.weight"] = parameters.at(absl::StrCat("blocks.", index, ".norm1.weight"));
   all["head.weight"] = at::eye(config.vocab_size, config.dim);
-  constexpr int64_t kTokens = 256;
-  std::vector<int64_t> tokens(text.begin(), text.end());
-  for (int64_t& token : tokens) token &= 0xff;
-  const int64_t rows = static_cast<int64_t>(tokens.size()) / kTokens;
-  tokens.resize(rows * kTokens);
   const Titans titans(before, all);
-  BatchState state = titans.InitialState(rows);
-  return titans.Forward(at::tensor(tokens).view({rows, kTokens}), &state, Titans::Logits::kAll)
-      .logits.narrow(2, 0, config.dim)
-      .mean(at::IntArrayRef({0, 1}));
+  BatchState state = titans.InitialState(tokens.size(0));
+  return titans.Forward(tokens, &state, Titans::Logits::kAll).logits.narrow(2, 0, config.dim);
+}
+
+Tensor AsRows(const std::vector<int32_t>& tokens, int64_t length) {
+  const int64_t rows = static_cast<int64_t>(tokens.size()) / length;
+  return at::tensor(std::vector<int64_t>(tokens.begin(), tokens.begin() + rows * length)).view({rows, length});
 }
 
 // Makes keys and queries of block `index` blind to what all tokens have in common: sums of many tokens then differ by what
 // is unusual among them.
 void CenterKeys(const ModelConfig& config, size_t index, const std::string& text, std::map<std::string, Tensor>* parameters) {
-  const Tensor mean = MeanInput(config, *parameters, index, text);
+  std::vector<int32_t> tokens;
+  for (const unsigned char byte : text) tokens.push_back(byte);
+  const Tensor mean = InputsOf(config, *parameters, index, AsRows(tokens, 256)).mean(at::IntArrayRef({0, 1}));
   const at::NoGradGuard no_grad;
   const Tensor direction = mean / mean.norm();
   for (const char* which : {"q", "k"}) {
@@ -175,8 +179,6 @@ BatchState Selected(const BatchState& state, const Tensor& index) {
 
 constexpr int64_t kGroupRows = 3;
 constexpr size_t kShortExercise = 96;  // tokens; longer ones are computed apart, or padding would cost more than text
-constexpr float kFirstCharactersWeight = 5.0f;
-constexpr double kClosed = -13.0;  // logit of a write gate that is as good as closed
 
 // logits [N, T, V], targets [N, T] -> nats [N, T]
 Tensor CrossEntropy(const Tensor& logits, const Tensor& targets) {
@@ -226,7 +228,7 @@ Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, Data data, int
   }
   if (recipe.echo_init) {
     Random random(recipe.seed);
-    const std::string text = data_.english.Draw(int64_t{1} << 13, random);
+    const std::string text = data_.english.Draw(kCenteringBytes, random);
     for (size_t i = 0; i < config.blocks.size(); ++i) {
       if (config.blocks[i] == BlockKind::kLmm) CenterKeys(config, i, text, &parameters_);
     }
@@ -309,6 +311,7 @@ std::vector<Trainer::Questions> Trainer::AskRows(const Group& group) const {
       by_length[exercise.tokens.size() > kShortExercise].emplace_back(r - group.begin, std::move(exercise));
     }
   }
+  const float first_weight = recipe_.StageAt(step_).first_weight;
   std::vector<Questions> batches;
   for (const auto& exercises : by_length) {
     if (exercises.empty()) continue;
@@ -324,8 +327,7 @@ std::vector<Trainer::Questions> Trainer::AskRows(const Group& group) const {
         targets.push_back(is_inside ? exercise.tokens[i + 1] : 0);
         const int64_t place = static_cast<int64_t>(i) + 1 - exercise.answer_begin;
         is_answer.push_back(is_inside && place >= 0 ? 1 : 0);
-        // The first characters say whose value it is; the rest follow from them and teach nothing about keys.
-        weights.push_back(is_answer.back() * (place <= 2 ? kFirstCharactersWeight : 1.0f));
+        weights.push_back(is_answer.back() * (place <= 2 ? first_weight : 1.0f));
       }
     }
     const std::vector<int64_t> shape = {static_cast<int64_t>(rows.size()), static_cast<int64_t>(longest)};
@@ -520,6 +522,54 @@ absl::Status Trainer::LoadWeights(const std::string& safetensors_path) {
   ASSIGN_OR_RETURN(const std::vector<NamedTensor> loaded, LoadParameters(config_, bytes));
   const at::NoGradGuard no_grad;
   for (const NamedTensor& one : loaded) parameters_.at(one.name).copy_(at::tensor(one.values).view(one.shape));
+  ForgetStates();
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::RenewMemory(int64_t index) {
+  if (index < 0 || index >= static_cast<int64_t>(config_.blocks.size()) || config_.blocks[index] != BlockKind::kLmm) {
+    return absl::InvalidArgumentError(absl::StrCat("block ", index, " is not an lmm block of the model"));
+  }
+  const at::NoGradGuard no_grad;
+  std::map<std::string, Tensor> anew;
+  for (const ParameterShape& one : ParameterShapes(config_)) {
+    if (!absl::StartsWith(one.name, absl::StrCat("blocks.", index, ".memory."))) continue;
+    Tensor weight = InitialWeight(one, config_, recipe_.gate_bias).contiguous();
+    if (recipe_.echo_init) AlignQueries(one.name, config_.memory, anew, &weight);
+    if (one.name.ends_with("memory.o.weight")) weight.zero_();
+    anew[one.name] = weight;
+  }
+  for (const auto& [name, weight] : anew) parameters_.at(name).copy_(weight);
+  Random random(recipe_.seed);
+  if (recipe_.echo_init) CenterKeys(config_, index, data_.english.Draw(kCenteringBytes, random), &parameters_);
+
+  // A gate that writes nowhere learns nothing, and one that writes everywhere is closed by write_cost before it is of use:
+  // it begins where the gates of the memory before it have come to, as a least-squares fit to their logits.
+  int64_t model = index - 1;
+  while (model >= 0 && config_.blocks[model] != BlockKind::kLmm) --model;
+  if (model >= 0) {
+    DocumentOptions options = recipe_.StageAt(0).documents;
+    options.min_tokens = options.max_tokens = 2 * options.step;
+    std::vector<int32_t> tokens;
+    for (int i = 0; i < 24; ++i) {
+      const Document document = MakeDocument(options, data_.vocabulary, data_.english, data_.noise, random);
+      tokens.insert(tokens.end(), document.tokens.begin(), document.tokens.end());
+    }
+    const Tensor rows = AsRows(tokens, options.max_tokens);
+    const auto gates = [&](int64_t block, const char* part) -> Tensor& {
+      return parameters_.at(absl::StrCat("blocks.", block, ".memory.gates.", part));
+    };
+    const int64_t heads = config_.memory.heads, dim = config_.dim;
+    const Tensor theirs = InputsOf(config_, parameters_, model, rows).reshape({-1, dim});
+    const Tensor wanted = (theirs.mm(gates(model, "weight").narrow(0, 0, heads).t()) + gates(model, "bias").narrow(0, 0, heads))
+                              .clamp(kClosed, -kClosed);
+    const Tensor inputs = InputsOf(config_, parameters_, index, rows).reshape({-1, dim});
+    const Tensor with_one = at::cat({inputs, at::ones({inputs.size(0), 1})}, 1);
+    const Tensor square = with_one.t().mm(with_one) + 1e-2 * inputs.size(0) * at::eye(dim + 1);
+    const Tensor fitted = at::linalg_solve(square, with_one.t().mm(wanted));  // [D + 1, H]
+    gates(index, "weight").narrow(0, 0, heads).copy_(fitted.narrow(0, 0, dim).t());
+    gates(index, "bias").narrow(0, 0, heads).copy_(fitted.select(0, dim));
+  }
   ForgetStates();
   return absl::OkStatus();
 }

@@ -60,6 +60,9 @@ class Trainer {
 
   // Starts from another model's weights in place of random ones.
   absl::Status LoadWeights(const std::string& safetensors_path);
+  // Makes the memory of block `index`, which must be an lmm, anew, with an output of zero, so that nothing changes until it
+  // learns: for one whose gates closed for good before it found its use. INVALID_ARGUMENT for another block.
+  absl::Status RenewMemory(int64_t index);
   // Writes config.json and model.safetensors.
   absl::Status ExportModel(const std::string& folder) const;
 

@@ -18,9 +18,9 @@ constexpr char kRecipe[] = R"({
   "weight_decay": 0.01, "clip_norm": 1.0, "gate_bias": -3.0, "echo_init": 1,
   "stages": [
     {"steps": 6, "write_cost": 0.0, "key_cost": 0.0, "min_tokens": 128, "max_tokens": 128, "min_facts": 1, "max_facts": 1,
-     "noise_share": 0.5, "two_digit_share": 0.5, "echo_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 1.0, "answer_weight": 2.0},
+     "noise_share": 0.5, "two_digit_share": 0.5, "echo_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 1.0, "answer_weight": 2.0, "first_weight": 3.0},
     {"steps": 10, "write_cost": 0.1, "key_cost": 0.5, "min_tokens": 256, "max_tokens": 1024, "min_facts": 1, "max_facts": 4,
-     "noise_share": 0.5, "two_digit_share": 0.5, "echo_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 0.5, "answer_weight": 2.0}
+     "noise_share": 0.5, "two_digit_share": 0.5, "echo_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 0.5, "answer_weight": 2.0, "first_weight": 3.0}
   ]
 })";
 
