@@ -88,6 +88,28 @@ TEST_F(TrainerTest, LossFallsAndTheModelLoads) {
   EXPECT_OK(Model::Load(folder_.path(), {}));
 }
 
+TEST_F(TrainerTest, AMemoryMadeAnewBeginsSilentAndLearns) {
+  const auto trainer = NewTrainer();
+  EXPECT_THAT(trainer->RenewMemory(0), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("block 0")));  // swa
+  EXPECT_THAT(trainer->RenewMemory(3), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("block 3")));  // none
+  trainer->Step();
+  ASSERT_OK(trainer->RenewMemory(1));
+  const auto output_weights = [&]() -> double {
+    EXPECT_OK(trainer->ExportModel(folder_.path()));
+    const auto loaded = LoadParameters(SmallConfig(), *ReadFile(folder_.File("model.safetensors")));
+    EXPECT_OK(loaded);
+    double sum = 0;
+    for (const NamedTensor& one : *loaded) {
+      if (one.name != "blocks.1.memory.o.weight") continue;
+      for (const float value : one.values) sum += std::abs(value);
+    }
+    return sum;
+  };
+  EXPECT_EQ(output_weights(), 0);
+  trainer->Step();
+  EXPECT_GT(output_weights(), 0);
+}
+
 TEST_F(TrainerTest, ADamagedCheckpointIsRefused) {
   const auto trainer = NewTrainer();
   ASSERT_OK(trainer->SaveCheckpoint(folder_.File("checkpoint")));
