@@ -20,7 +20,8 @@
 ABSL_FLAG(std::string, server, "127.0.0.1:50051", "the server's HOST:PORT");
 ABSL_FLAG(std::vector<std::string>, tasks, std::vector<std::string>({"number", "passkey", "uuid", "word"}),
           "number, word, uuid: that value in English; passkey: a number in noise");
-ABSL_FLAG(std::vector<std::string>, bytes, std::vector<std::string>({"2048", "4096", "8192", "16384"}), "haystack sizes");
+ABSL_FLAG(std::vector<std::string>, bytes, std::vector<std::string>({"2048", "4096", "8192", "16384"}),
+          "haystack sizes");
 ABSL_FLAG(int, facts, 1, "needles a haystack, each asked for");
 ABSL_FLAG(int, samples, 100, "haystacks a cell");
 ABSL_FLAG(int, parallel, 2, "sessions at a time");
@@ -36,7 +37,8 @@ namespace {
 using client::Client;
 
 // Streams the sample's text to a session of its own, asks, and removes the session.
-absl::StatusOr<std::vector<std::string>> AskServer(Client& client, const std::string& session, const RecallSample& sample) {
+absl::StatusOr<std::vector<std::string>> AskServer(Client& client, const std::string& session,
+                                                   const RecallSample& sample) {
   ASSIGN_OR_RETURN(const auto writer, client.OpenStream(session, {.model = absl::GetFlag(FLAGS_model)}));
   RETURN_IF_ERROR(writer->Append(sample.text));
   RETURN_IF_ERROR(writer->Close());
@@ -45,9 +47,9 @@ absl::StatusOr<std::vector<std::string>> AskServer(Client& client, const std::st
   std::vector<std::string> answers;
   for (const std::string& question : sample.questions) {
     std::string& answer = answers.emplace_back();
-    RETURN_IF_ERROR(client.Query(session, question, options,
-                                 [&](const client::QueryDelta& delta) { answer += delta.text; })
-                        .status());
+    RETURN_IF_ERROR(
+        client.Query(session, question, options, [&](const client::QueryDelta& delta) { answer += delta.text; })
+            .status());
   }
   RETURN_IF_ERROR(client.DeleteSession(session));
   return answers;
@@ -81,12 +83,14 @@ absl::Status RunCell(Client& client, const std::string& task, const RecallCell& 
   const double exact = 100.0 * total.right / total.questions;
   const double characters = 100.0 * total.characters_right / total.characters;
   if (absl::GetFlag(FLAGS_json)) {
-    const nlohmann::json line = {{"task", task}, {"bytes", cell.bytes}, {"facts", cell.facts}, {"questions", total.questions}, {"exact_percent", exact},
-                                 {"characters_percent", characters}, {"seconds", seconds}};
+    const nlohmann::json line = {{"task", task},           {"bytes", cell.bytes},
+                                 {"facts", cell.facts},    {"questions", total.questions},
+                                 {"exact_percent", exact}, {"characters_percent", characters},
+                                 {"seconds", seconds}};
     std::printf("%s\n", line.dump().c_str());
   } else {
-    std::printf("%-8s %8lld bytes  %3lld facts  %5lld questions  exact %5.1f%%  characters %5.1f%%  %6.1f s\n", task.c_str(),
-                static_cast<long long>(cell.bytes), static_cast<long long>(cell.facts),
+    std::printf("%-8s %8lld bytes  %3lld facts  %5lld questions  exact %5.1f%%  characters %5.1f%%  %6.1f s\n",
+                task.c_str(), static_cast<long long>(cell.bytes), static_cast<long long>(cell.facts),
                 static_cast<long long>(total.questions), exact, characters, seconds);
   }
   std::fflush(stdout);
@@ -100,7 +104,8 @@ absl::Status Recall() {
   ASSIGN_OR_RETURN(const auto client, Client::Connect(absl::GetFlag(FLAGS_server), {}));
   for (const std::string& task : absl::GetFlag(FLAGS_tasks)) {
     const bool is_passkey = task == "passkey";
-    RecallCell cell = {.facts = std::max(1, absl::GetFlag(FLAGS_facts)), .samples = absl::GetFlag(FLAGS_samples),
+    RecallCell cell = {.facts = std::max(1, absl::GetFlag(FLAGS_facts)),
+                       .samples = absl::GetFlag(FLAGS_samples),
                        .seed = absl::GetFlag(FLAGS_seed)};
     if (task == "uuid") {
       cell.kind = ValueKind::kUuid;
@@ -114,7 +119,8 @@ absl::Status Recall() {
         return absl::InvalidArgumentError(absl::StrCat("--bytes: '", bytes, "' is not a number of at least 256"));
       }
       if (cell.facts * 128 > cell.bytes) {
-        return absl::InvalidArgumentError(absl::StrCat("--facts: ", cell.facts, " facts do not fit in ", bytes, " bytes"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("--facts: ", cell.facts, " facts do not fit in ", bytes, " bytes"));
       }
       RETURN_IF_ERROR(RunCell(*client, task, cell, vocabulary, is_passkey ? noise : english));
     }
@@ -122,8 +128,8 @@ absl::Status Recall() {
   return absl::OkStatus();
 }
 
-// Numbers, told in all the wordings that models/recall was trained on and asked for in all but RULER's long one; needs no
-// server.
+// Numbers, told in all the wordings that models/recall was trained on and asked for in all but RULER's long one; needs
+// no server.
 absl::Status Facts() {
   ASSIGN_OR_RETURN(const Vocabulary vocabulary, Vocabulary::Load(absl::GetFlag(FLAGS_words)));
   Random random(absl::GetFlag(FLAGS_seed));

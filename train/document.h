@@ -11,12 +11,12 @@ namespace mnemosyne {
 struct DocumentOptions {
   int64_t min_tokens = 256, max_tokens = 256;  // a length between them, log-uniform, rounded to a multiple of `step`
   int64_t step = 256;
-  int64_t min_facts = 1, max_facts = 1;        // log-uniform, as many as fit in two thirds of the document
-  double noise_share = 0.2;                    // documents whose haystack is noise
+  int64_t min_facts = 1, max_facts = 1;  // log-uniform, as many as fit in two thirds of the document
+  double noise_share = 0.2;              // documents whose haystack is noise
   // Documents whose numbers are made of two digits only: what follows a digit then says nothing about whose number it
   // is, so that every character of an answer has to be found by its key.
   double two_digit_share = 0;
-  double echo_share = 0;                       // facts and questions in one wording, which the question repeats
+  double echo_share = 0;                          // facts and questions in one wording, which the question repeats
   double number_share = 0.75, word_share = 0.15;  // kinds of values; the rest are uuids
 };
 

@@ -26,12 +26,14 @@ ABSL_FLAG(std::string, init, "", "a model.safetensors to start from in place of 
 ABSL_FLAG(int, renew_memory, -1, "with --init: the lmm block whose memory starts anew; -1: none");
 ABSL_FLAG(bool, resume, false, "go on from the checkpoint in --out");
 ABSL_FLAG(int64_t, stop_after, 0, "stop after this step of the recipe; 0: at its end");
-ABSL_FLAG(int, threads, static_cast<int>(std::thread::hardware_concurrency()), "cores to train on; changes no bit of the result");
+ABSL_FLAG(int, threads, static_cast<int>(std::thread::hardware_concurrency()),
+          "cores to train on; changes no bit of the result");
 ABSL_FLAG(int, log_every, 20, "steps between lines of the log");
 ABSL_FLAG(int, save_every, 200, "steps between checkpoints");
 ABSL_FLAG(int, evaluate_every, 1000, "steps between evaluations by generation; 0: only at the end");
 ABSL_FLAG(int, evaluate_samples, 20, "haystacks a cell in an evaluation");
-ABSL_FLAG(std::vector<std::string>, evaluate_facts, std::vector<std::string>({"1", "8"}), "facts a haystack, each asked for");
+ABSL_FLAG(std::vector<std::string>, evaluate_facts, std::vector<std::string>({"1", "8"}),
+          "facts a haystack, each asked for");
 ABSL_FLAG(std::vector<std::string>, evaluate_bytes, std::vector<std::string>({"2048", "16384"}), "haystack sizes");
 
 namespace mnemosyne {
@@ -46,13 +48,18 @@ absl::Status Evaluate(const std::string& folder, int64_t step, const Vocabulary&
   for (const std::string& bytes : absl::GetFlag(FLAGS_evaluate_bytes)) {
     for (const std::string& facts : absl::GetFlag(FLAGS_evaluate_facts)) {
       for (const bool is_noise : {false, true}) {
-        const RecallCell cell = {.kind = ValueKind::kNumber, .bytes = std::atoll(bytes.c_str()),
-                                 .facts = std::atoll(facts.c_str()), .samples = absl::GetFlag(FLAGS_evaluate_samples)};
+        const RecallCell cell = {.kind = ValueKind::kNumber,
+                                 .bytes = std::atoll(bytes.c_str()),
+                                 .facts = std::atoll(facts.c_str()),
+                                 .samples = absl::GetFlag(FLAGS_evaluate_samples)};
         ASSIGN_OR_RETURN(const RecallScore score,
                          ScoreRecall(cell, vocabulary, is_noise ? noise : english,
                                      [&](const RecallSample& sample) { return ReadAndAnswer(*model, sample); }));
-        const Json line = {{"step", step}, {"task", is_noise ? "passkey in noise" : "number in English"},
-                           {"bytes", cell.bytes}, {"facts", cell.facts}, {"questions", score.questions},
+        const Json line = {{"step", step},
+                           {"task", is_noise ? "passkey in noise" : "number in English"},
+                           {"bytes", cell.bytes},
+                           {"facts", cell.facts},
+                           {"questions", score.questions},
                            {"right", score.right},
                            {"characters", static_cast<double>(score.characters_right) / score.characters}};
         std::fprintf(log, "%s\n", line.dump().c_str());
@@ -94,7 +101,8 @@ absl::Status Run() {
   const auto begin = std::chrono::steady_clock::now();
   const int64_t first = trainer.step(), tokens_a_step = recipe.rows * recipe.segment_tokens;
   double answer_loss = 0, text_loss = 0, accuracy = 0, exact = 0, write = 0, write_facts = 0, keys_alike = 0;
-  const int64_t stop_after = absl::GetFlag(FLAGS_stop_after), last = stop_after > 0 ? std::min(stop_after, recipe.steps()) : recipe.steps();
+  const int64_t stop_after = absl::GetFlag(FLAGS_stop_after),
+                last = stop_after > 0 ? std::min(stop_after, recipe.steps()) : recipe.steps();
   while (trainer.step() < last) {
     const Trainer::StepReport report = trainer.Step();
     const double keep = report.step == first + 1 ? 0.0 : 0.95;  // smoothed for the eye
@@ -108,15 +116,23 @@ absl::Status Run() {
     if (report.step % absl::GetFlag(FLAGS_log_every) == 0) {
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
       const double rate = (report.step - first) * tokens_a_step / seconds;
-      std::printf("step %d/%d  text %.3f  answer %.4f  right %.1f%%  exact %.1f%%  write %.6f / %.4f  alike %.2f  |grad| %.2f  %.0f tokens/s  %.0f min left\n",
-                  static_cast<int>(report.step), static_cast<int>(last), text_loss, answer_loss,
-                  100 * accuracy, 100 * exact, write, write_facts, keys_alike, report.gradient_norm, rate,
-                  (last - report.step) * tokens_a_step / rate / 60);
+      std::printf(
+          "step %d/%d  text %.3f  answer %.4f  right %.1f%%  exact %.1f%%  write %.6f / %.4f  alike %.2f  |grad| %.2f  "
+          "%.0f tokens/s  %.0f min left\n",
+          static_cast<int>(report.step), static_cast<int>(last), text_loss, answer_loss, 100 * accuracy, 100 * exact,
+          write, write_facts, keys_alike, report.gradient_norm, rate, (last - report.step) * tokens_a_step / rate / 60);
       std::fflush(stdout);
-      const Json line = {{"step", report.step}, {"text_loss", text_loss}, {"answer_loss", answer_loss},
-                         {"answer_accuracy", accuracy}, {"exact", exact}, {"write_outside_facts", write}, {"write_in_facts", write_facts},
-                         {"keys_alike", keys_alike}, {"gradient_norm", report.gradient_norm},
-                         {"seconds", seconds}, {"tokens_per_second", rate}};
+      const Json line = {{"step", report.step},
+                         {"text_loss", text_loss},
+                         {"answer_loss", answer_loss},
+                         {"answer_accuracy", accuracy},
+                         {"exact", exact},
+                         {"write_outside_facts", write},
+                         {"write_in_facts", write_facts},
+                         {"keys_alike", keys_alike},
+                         {"gradient_norm", report.gradient_norm},
+                         {"seconds", seconds},
+                         {"tokens_per_second", rate}};
       std::fprintf(log, "%s\n", line.dump().c_str());
       std::fflush(log);
     }

@@ -15,9 +15,9 @@ namespace mnemosyne {
 
 struct RecallCell {
   ValueKind kind = ValueKind::kNumber;
-  int64_t bytes = 2048;  // of haystack and needles together
-  int64_t facts = 1;     // in each haystack
-  int64_t samples = 100; // haystacks
+  int64_t bytes = 2048;   // of haystack and needles together
+  int64_t facts = 1;      // in each haystack
+  int64_t samples = 100;  // haystacks
   uint64_t seed = 1;
 };
 struct RecallSample {

@@ -71,9 +71,12 @@ absl::Status ReadWords(const std::string& path, int senses, std::vector<std::str
 
 absl::string_view ValueKindName(ValueKind kind) {
   switch (kind) {
-    case ValueKind::kNumber: return "number";
-    case ValueKind::kWord: return "word";
-    case ValueKind::kUuid: return "uuid";
+    case ValueKind::kNumber:
+      return "number";
+    case ValueKind::kWord:
+      return "word";
+    case ValueKind::kUuid:
+      return "uuid";
   }
   return "";
 }
@@ -104,8 +107,12 @@ Fact Vocabulary::Draw(ValueKind kind, Split split, Random& random) const {
   fact.key = absl::StrCat(DrawWord(adjectives_, split, random), "-", DrawWord(nouns_, split, random));
   do {
     switch (kind) {
-      case ValueKind::kNumber: fact.value = absl::StrCat(Uniform(1000000, 9999999, random)); break;
-      case ValueKind::kWord: fact.value = DrawWord(nouns_, split, random); break;
+      case ValueKind::kNumber:
+        fact.value = absl::StrCat(Uniform(1000000, 9999999, random));
+        break;
+      case ValueKind::kWord:
+        fact.value = DrawWord(nouns_, split, random);
+        break;
       case ValueKind::kUuid: {
         const uint64_t a = random(), b = random();
         fact.value = absl::StrFormat("%08x-%04x-%04x-%04x-%012x", a >> 32, (a >> 16) & 0xffff, a & 0xffff, b >> 48,

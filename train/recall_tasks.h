@@ -1,5 +1,5 @@
-// Facts hidden in text and questions about them, in the forms of RULER's single needle in a haystack (arXiv 2404.06654):
-// keys of words, values that are 7-digit numbers, words or uuids, noise or English around them.
+// Facts hidden in text and questions about them, in the forms of RULER's single needle in a haystack (arXiv
+// 2404.06654): keys of words, values that are 7-digit numbers, words or uuids, noise or English around them.
 //
 //   ASSIGN_OR_RETURN(Vocabulary vocabulary, Vocabulary::Load("/usr/share/wordnet"));
 //   Fact fact = vocabulary.Draw(ValueKind::kNumber, Split::kTrain, random);

@@ -91,7 +91,8 @@ absl::StatusOr<Recipe> ParseRecipe(absl::string_view json_text) {
   keys.Take("echo_init", &recipe.echo_init, 0, 1);
   RETURN_IF_ERROR(keys.Finish());
   for (size_t i = 0; i < stages.size(); ++i) {
-    if (!stages[i].is_object()) return absl::InvalidArgumentError(absl::StrCat("recipe stage ", i, " is not an object"));
+    if (!stages[i].is_object())
+      return absl::InvalidArgumentError(absl::StrCat("recipe stage ", i, " is not an object"));
     Stage stage;
     Keys of_stage(stages[i], absl::StrCat("stages[", i, "]."));
     of_stage.Take("steps", &stage.steps, 1, 1e9);

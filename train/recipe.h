@@ -22,15 +22,15 @@ struct Stage {
 
 struct Recipe {
   uint64_t seed = 1;
-  int64_t rows = 16;            // documents read side by side
-  int64_t segment_tokens = 256; // of each row a step; gradients go no further back, states do
-  int64_t questions = 1;        // asked of each row after each step
-  double learning_rate = 2e-3;  // peak; cosine to a tenth of it
+  int64_t rows = 16;             // documents read side by side
+  int64_t segment_tokens = 256;  // of each row a step; gradients go no further back, states do
+  int64_t questions = 1;         // asked of each row after each step
+  double learning_rate = 2e-3;   // peak; cosine to a tenth of it
   int64_t warmup_steps = 100;
-  double weight_decay = 0.01;   // of matrices
+  double weight_decay = 0.01;  // of matrices
   double clip_norm = 1.0;
-  double gate_bias = -4.0;      // theta's bias at the start
-  bool echo_init = false;       // queries begin aligned with keys (trainer.cc); needs a convolution of 4 or more taps
+  double gate_bias = -4.0;  // theta's bias at the start
+  bool echo_init = false;   // queries begin aligned with keys (trainer.cc); needs a convolution of 4 or more taps
   std::vector<Stage> stages;
 
   int64_t steps() const;

@@ -49,11 +49,12 @@ Tensor InitialWeight(const ParameterShape& parameter, const ModelConfig& config,
 
 // Makes the memory of random weights one from what came before a token to that token, in two senses. Half of the heads
 // key by what was mentioned: each channel sums its projection over the last tokens, about as many as there are taps, so
-// that a name is found again in other words, a little nearer or farther; the last token counts as much as all of them, or
-// the characters of one value would share one key. The other half key by n-gram: random taps that fade within a few
+// that a name is found again in other words, a little nearer or farther; the last token counts as much as all of them,
+// or the characters of one value would share one key. The other half key by n-gram: random taps that fade within a few
 // tokens, so that what followed the same characters is found, whatever came before. A bias makes keys sparse: a linear
 // memory confuses what is told under keys that have much in common. Queries are the keys of the token to come. Training
-// has only to learn which contexts matter. ParameterShapes has q before k; the query copies nothing until both are there.
+// has only to learn which contexts matter. ParameterShapes has q before k; the query copies nothing until both are
+// there.
 void AlignQueries(const std::string& name, const MemoryConfig& config, std::map<std::string, Tensor>& before,
                   Tensor* weight) {
   const at::NoGradGuard no_grad;
@@ -117,9 +118,10 @@ Tensor AsRows(const std::vector<int32_t>& tokens, int64_t length) {
   return at::tensor(std::vector<int64_t>(tokens.begin(), tokens.begin() + rows * length)).view({rows, length});
 }
 
-// Makes keys and queries of block `index` blind to what all tokens have in common: sums of many tokens then differ by what
-// is unusual among them.
-void CenterKeys(const ModelConfig& config, size_t index, const std::string& text, std::map<std::string, Tensor>* parameters) {
+// Makes keys and queries of block `index` blind to what all tokens have in common: sums of many tokens then differ by
+// what is unusual among them.
+void CenterKeys(const ModelConfig& config, size_t index, const std::string& text,
+                std::map<std::string, Tensor>* parameters) {
   std::vector<int32_t> tokens;
   for (const unsigned char byte : text) tokens.push_back(byte);
   const Tensor mean = InputsOf(config, *parameters, index, AsRows(tokens, 256)).mean(at::IntArrayRef({0, 1}));
@@ -238,8 +240,8 @@ Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, Data data, int
     return std::make_unique<torch::optim::AdamWOptions>(
         torch::optim::AdamWOptions(recipe.learning_rate).betas({0.9, 0.95}).weight_decay(decay));
   };
-  optimizer_ = std::make_unique<torch::optim::AdamW>(std::vector<torch::optim::OptimizerParamGroup>{
-      {matrices, options(recipe.weight_decay)}, {others, options(0.0)}});
+  optimizer_ = std::make_unique<torch::optim::AdamW>(
+      std::vector<torch::optim::OptimizerParamGroup>{{matrices, options(recipe.weight_decay)}, {others, options(0.0)}});
   if (!keys.empty()) optimizer_->add_param_group({keys, options(0.0)});
   for (int64_t begin = 0; begin < recipe.rows; begin += kGroupRows) {
     groups_.push_back({begin, std::min(begin + kGroupRows, recipe.rows), {}});
@@ -256,7 +258,8 @@ void Trainer::ForgetStates() {
   for (Group& group : groups_) group.state = titans.InitialState(group.end - group.begin);
 }
 
-// Which document comes is a function of the seed, the row, a count and the step's stage, so that a resumed run reads the same ones.
+// Which document comes is a function of the seed, the row, a count and the step's stage, so that a resumed run reads
+// the same ones.
 void Trainer::BeginDocument(int64_t row) {
   Row& one = rows_[row];
   std::seed_seq seed{recipe_.seed, static_cast<uint64_t>(row), one.documents};
@@ -300,7 +303,8 @@ std::vector<Trainer::Questions> Trainer::AskRows(const Group& group) const {
     Random random(seed);
     const auto told_by = [&](int64_t offset) {
       return std::partition_point(row.document.facts.begin(), row.document.facts.end(),
-                                  [&](const ToldFact& one) { return one.end <= offset; }) - row.document.facts.begin();
+                                  [&](const ToldFact& one) { return one.end <= offset; }) -
+             row.document.facts.begin();
     };
     const int64_t told = told_by(row.cursor), before = told_by(row.cursor - recipe_.segment_tokens);
     for (int64_t q = 0; q < recipe_.questions && told > 0; ++q) {
@@ -380,7 +384,8 @@ Trainer::GroupReport Trainer::RunGroup(const Group& group, const Batch& batch, c
     // A linear memory confuses what is told under keys that are alike, and whatever all inputs have in common, sums of
     // many tokens have most of all: the square of the mean key's length is the mean cosine between any two keys.
     for (const Tensor& keys : read.keys) {
-      const Tensor alike = keys.mean(at::IntArrayRef({0, 2})).pow(2).sum(-1).mean();  // over rows and tokens, then heads
+      const Tensor alike =
+          keys.mean(at::IntArrayRef({0, 2})).pow(2).sum(-1).mean();  // over rows and tokens, then heads
       loss = loss + stage.key_cost * static_cast<double>(group.end - group.begin) / totals.rows * alike;
       report.alike += alike.item<double>() * static_cast<double>(group.end - group.begin);
     }
@@ -543,8 +548,8 @@ absl::Status Trainer::RenewMemory(int64_t index) {
   Random random(recipe_.seed);
   if (recipe_.echo_init) CenterKeys(config_, index, data_.english.Draw(kCenteringBytes, random), &parameters_);
 
-  // A gate that writes nowhere learns nothing, and one that writes everywhere is closed by write_cost before it is of use:
-  // it begins where the gates of the memory before it have come to, as a least-squares fit to their logits.
+  // A gate that writes nowhere learns nothing, and one that writes everywhere is closed by write_cost before it is of
+  // use: it begins where the gates of the memory before it have come to, as a least-squares fit to their logits.
   int64_t model = index - 1;
   while (model >= 0 && config_.blocks[model] != BlockKind::kLmm) --model;
   if (model >= 0) {
@@ -561,8 +566,9 @@ absl::Status Trainer::RenewMemory(int64_t index) {
     };
     const int64_t heads = config_.memory.heads, dim = config_.dim;
     const Tensor theirs = InputsOf(config_, parameters_, model, rows).reshape({-1, dim});
-    const Tensor wanted = (theirs.mm(gates(model, "weight").narrow(0, 0, heads).t()) + gates(model, "bias").narrow(0, 0, heads))
-                              .clamp(kClosed, -kClosed);
+    const Tensor wanted =
+        (theirs.mm(gates(model, "weight").narrow(0, 0, heads).t()) + gates(model, "bias").narrow(0, 0, heads))
+            .clamp(kClosed, -kClosed);
     const Tensor inputs = InputsOf(config_, parameters_, index, rows).reshape({-1, dim});
     const Tensor with_one = at::cat({inputs, at::ones({inputs.size(0), 1})}, 1);
     const Tensor square = with_one.t().mm(with_one) + 1e-2 * inputs.size(0) * at::eye(dim + 1);

@@ -5,9 +5,9 @@
 // state, as the server's queries are: a question is never learned from. A fact is asked many steps after it was told:
 // gradients stay inside a step, and what a step writes is judged by whether older facts survive it.
 //
-// Rows are worked through in groups of a few, small enough for a core's cache, on `threads` threads; groups, not threads,
-// say in which order gradients add up, so that the number of threads changes no bit. The trainer itself is bound to one
-// thread.
+// Rows are worked through in groups of a few, small enough for a core's cache, on `threads` threads; groups, not
+// threads, say in which order gradients add up, so that the number of threads changes no bit. The trainer itself is
+// bound to one thread.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -41,15 +41,15 @@ class Trainer {
   ~Trainer();
 
   struct StepReport {
-    int64_t step = 0;           // just done
-    double text_loss = 0;       // nats a byte of the documents
-    double answer_loss = 0;     // nats a byte of the answers; 0 when nothing could be asked
-    double answer_accuracy = 0; // share of answer bytes whose most likely prediction is right
-    double exact = 0;           // share of answers right in every byte, each given the ones before
-    double write = 0;           // mean theta / theta_max outside facts
-    double write_facts = 0;     // and inside them
-    double keys_alike = 0;      // mean cosine between keys, summed over blocks; 0 without a key_cost
-    double gradient_norm = 0;   // before clipping; a step whose norm is not finite changes nothing
+    int64_t step = 0;            // just done
+    double text_loss = 0;        // nats a byte of the documents
+    double answer_loss = 0;      // nats a byte of the answers; 0 when nothing could be asked
+    double answer_accuracy = 0;  // share of answer bytes whose most likely prediction is right
+    double exact = 0;            // share of answers right in every byte, each given the ones before
+    double write = 0;            // mean theta / theta_max outside facts
+    double write_facts = 0;      // and inside them
+    double keys_alike = 0;       // mean cosine between keys, summed over blocks; 0 without a key_cost
+    double gradient_norm = 0;    // before clipping; a step whose norm is not finite changes nothing
   };
   StepReport Step();
   int64_t step() const { return step_; }
@@ -60,8 +60,8 @@ class Trainer {
 
   // Starts from another model's weights in place of random ones.
   absl::Status LoadWeights(const std::string& safetensors_path);
-  // Makes the memory of block `index`, which must be an lmm, anew, with an output of zero, so that nothing changes until it
-  // learns: for one whose gates closed for good before it found its use. INVALID_ARGUMENT for another block.
+  // Makes the memory of block `index`, which must be an lmm, anew, with an output of zero, so that nothing changes
+  // until it learns: for one whose gates closed for good before it found its use. INVALID_ARGUMENT for another block.
   absl::Status RenewMemory(int64_t index);
   // Writes config.json and model.safetensors.
   absl::Status ExportModel(const std::string& folder) const;

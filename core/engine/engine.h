@@ -1,14 +1,16 @@
 // The one door to sessions: what the server calls, free of gRPC and of LibTorch.
 //
-//   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Start({.data_path = "data", .models = {{"recall", folder}}}));
-//   ASSIGN_OR_RETURN(std::unique_ptr<Writer> writer, engine->OpenWriter("book", {.create_if_missing = true}, observer));
-//   RETURN_IF_ERROR(writer->Append(writer->opened().next_sequence, {.kind = ContentKind::kText, .bytes = "In the beginning"}));
+//   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Start({.data_path = "data", .models = {{"recall",
+//   folder}}})); ASSIGN_OR_RETURN(std::unique_ptr<Writer> writer, engine->OpenWriter("book", {.create_if_missing =
+//   true}, observer)); RETURN_IF_ERROR(writer->Append(writer->opened().next_sequence, {.kind = ContentKind::kText,
+//   .bytes = "In the beginning"}));
 //   ...
-//   ASSIGN_OR_RETURN(std::unique_ptr<QueryHandle> query, engine->StartQuery({.session_id = "book", ...}, query_observer));
+//   ASSIGN_OR_RETURN(std::unique_ptr<QueryHandle> query, engine->StartQuery({.session_id = "book", ...},
+//   query_observer));
 //
-// Thread-safe. No call waits for a disk's fsync or for a model's step, except where it says so: results come to observers,
-// from the engine's own threads, one call at a time for each observer. An observer must not block and may not call the
-// engine's waiting calls; it is called no more once the handle it was given with is destroyed.
+// Thread-safe. No call waits for a disk's fsync or for a model's step, except where it says so: results come to
+// observers, from the engine's own threads, one call at a time for each observer. An observer must not block and may
+// not call the engine's waiting calls; it is called no more once the handle it was given with is destroyed.
 #pragma once
 
 #include <cstdint>
@@ -60,7 +62,7 @@ struct ModelInfo {
 enum class ContentKind { kText, kTokenIds };
 struct Content {
   ContentKind kind = ContentKind::kText;
-  std::string bytes;           // kText: any cut, also inside a UTF-8 character
+  std::string bytes;            // kText: any cut, also inside a UTF-8 character
   std::vector<int32_t> tokens;  // kTokenIds: each in the vocabulary
 };
 
@@ -79,7 +81,8 @@ class WriterObserver {
   // The backlog went under its limit again after an Append was told there is no room.
   virtual void OnRoom() = 0;
   // The seat is lost, once, and nothing comes after it. ABORTED: another writer took over, or the session was reset;
-  // NOT_FOUND: it was deleted; UNAVAILABLE: the engine drains or its disk failed; FAILED_PRECONDITION: the session failed.
+  // NOT_FOUND: it was deleted; UNAVAILABLE: the engine drains or its disk failed; FAILED_PRECONDITION: the session
+  // failed.
   virtual void OnLost(const absl::Status& status) = 0;
 };
 
@@ -101,7 +104,7 @@ class Writer {
 
 struct WriterOptions {
   bool create_if_missing = false;
-  std::string model;       // for creation; empty: the default. Not empty for a session of another model: FAILED_PRECONDITION
+  std::string model;  // for creation; empty: the default. Not empty for a session of another model: FAILED_PRECONDITION
   bool take_over = false;  // take the seat from a writer that has it
 };
 
@@ -109,15 +112,15 @@ enum class StopReasonKind { kEndOfAnswer, kStopString, kMaxTokens };
 
 struct QueryOptions {
   std::string session_id;
-  Content prompt;               // 1 to Limits::max_prompt_tokens tokens
-  bool raw_prompt = false;      // do not put the model's question token before a text
-  int32_t max_tokens = 256;     // [1, 65536]
-  float temperature = 0;        // 0: greedy; else [0.01, 100]
-  int32_t top_k = 0;            // 0: all
-  float top_p = 1;              // (0, 1]
+  Content prompt;            // 1 to Limits::max_prompt_tokens tokens
+  bool raw_prompt = false;   // do not put the model's question token before a text
+  int32_t max_tokens = 256;  // [1, 65536]
+  float temperature = 0;     // 0: greedy; else [0.01, 100]
+  int32_t top_k = 0;         // 0: all
+  float top_p = 1;           // (0, 1]
   uint64_t seed = 0;
   std::vector<std::string> stop;  // at most 16, 1 to 256 bytes each
-  bool remember = false;        // append question and answer to the session; the summary waits until they are durable
+  bool remember = false;          // append question and answer to the session; the summary waits until they are durable
   absl::Time deadline = absl::InfiniteFuture();
 };
 
@@ -132,7 +135,7 @@ struct QuerySummary {
   int64_t prompt_tokens = 0;   // with the question token
   int64_t pending_tokens = 0;  // of the session, read before the prompt
   int64_t answer_tokens = 0;
-  int64_t as_of_offset = 0;    // tokens of the session that the answer could know
+  int64_t as_of_offset = 0;  // tokens of the session that the answer could know
   absl::Duration queue_time, time_to_first_token, total_time;
   std::optional<int64_t> remembered_offset;  // accepted, and durable, watermark after `remember`
 };
@@ -170,22 +173,22 @@ struct EngineStats {
 class Engine {
  public:
   struct ModelSource {
-    std::string name;    // [A-Za-z0-9._-]{1,64}
+    std::string name;  // [A-Za-z0-9._-]{1,64}
     std::string folder;
   };
   struct Options {
     std::string data_path = "data";
-    std::vector<ModelSource> models;  // the first is the default
-    std::string device = "cpu";       // a LibTorch device
-    int workers = 0;                  // 0: as many as cores on a CPU, 1 on another device
-    int64_t max_resident_bytes = int64_t{1} << 30;      // of session states
-    int64_t max_backlog_tokens = 65536;                 // accepted and not memorized, a session
-    int64_t max_append_bytes = int64_t{1} << 20;        // of one append's content
+    std::vector<ModelSource> models;                // the first is the default
+    std::string device = "cpu";                     // a LibTorch device
+    int workers = 0;                                // 0: as many as cores on a CPU, 1 on another device
+    int64_t max_resident_bytes = int64_t{1} << 30;  // of session states
+    int64_t max_backlog_tokens = 65536;             // accepted and not memorized, a session
+    int64_t max_append_bytes = int64_t{1} << 20;    // of one append's content
     int64_t max_prompt_tokens = 16384;
-    int64_t max_queries = 256;                          // waiting and running
+    int64_t max_queries = 256;  // waiting and running
     int64_t max_sessions = 1000000;
-    int64_t snapshot_every_tokens = 262144;             // memorized since the last snapshot, a session
-    bool sync_writes = true;                            // false: durable means handed to the operating system
+    int64_t snapshot_every_tokens = 262144;  // memorized since the last snapshot, a session
+    bool sync_writes = true;                 // false: durable means handed to the operating system
   };
   // Opens the data folder and loads the models. Sessions are recovered when they are first used. INVALID_ARGUMENT names
   // an option; FAILED_PRECONDITION a data folder that is locked, newer, or made with another model of the same name.
@@ -196,8 +199,8 @@ class Engine {
   virtual const std::vector<ModelInfo>& models() const = 0;
   virtual std::string blas() const = 0;  // what the numbers run on, for the first log line
 
-  // An empty id: one is made. ALREADY_EXISTS; INVALID_ARGUMENT for an id that is not [A-Za-z0-9._-]{1,128}, for more than
-  // 64 labels, a key that is not 1 to 63 bytes or a value over 255; NOT_FOUND for the model. Waits for an fsync.
+  // An empty id: one is made. ALREADY_EXISTS; INVALID_ARGUMENT for an id that is not [A-Za-z0-9._-]{1,128}, for more
+  // than 64 labels, a key that is not 1 to 63 bytes or a value over 255; NOT_FOUND for the model. Waits for an fsync.
   virtual absl::StatusOr<SessionInfo> CreateSession(const std::string& id, const std::string& model,
                                                     const std::map<std::string, std::string>& labels) = 0;
   // Loads the session when it is not resident, as all calls that name one do: may wait for a disk read.
@@ -224,8 +227,8 @@ class Engine {
 
   virtual EngineStats stats() const = 0;
 
-  // Refuses new work with UNAVAILABLE, makes what was accepted durable and memorized, answers the queries that wait (all
-  // until `deadline`), and snapshots every session that changed. Waits.
+  // Refuses new work with UNAVAILABLE, makes what was accepted durable and memorized, answers the queries that wait
+  // (all until `deadline`), and snapshots every session that changed. Waits.
   virtual absl::Status Drain(absl::Time deadline) = 0;
 };
 

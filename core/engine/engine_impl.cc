@@ -29,14 +29,17 @@ absl::Status EngineImpl::Initialize() {
     }
     ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Load(source.folder, {.device = options_.device}));
     if (options_.max_backlog_tokens < model->config().block_tokens()) {
-      return absl::InvalidArgumentError(absl::StrCat("max_backlog_tokens is ", options_.max_backlog_tokens, "; a block of model '",
-                                                     source.name, "' needs ", model->config().block_tokens()));
+      return absl::InvalidArgumentError(absl::StrCat("max_backlog_tokens is ", options_.max_backlog_tokens,
+                                                     "; a block of model '", source.name, "' needs ",
+                                                     model->config().block_tokens()));
     }
     if (model->state_bytes() > options_.max_resident_bytes) {
-      return absl::InvalidArgumentError(absl::StrCat("max_resident_bytes is ", options_.max_resident_bytes, "; one state of model '",
-                                                     source.name, "' needs ", model->state_bytes()));
+      return absl::InvalidArgumentError(absl::StrCat("max_resident_bytes is ", options_.max_resident_bytes,
+                                                     "; one state of model '", source.name, "' needs ",
+                                                     model->state_bytes()));
     }
-    model_infos_.push_back({source.name, model->fingerprint(), model->parameter_count(), model->state_bytes(), model->config()});
+    model_infos_.push_back(
+        {source.name, model->fingerprint(), model->parameter_count(), model->state_bytes(), model->config()});
     models[source.name] = model.get();
     models_[source.name] = std::move(model);
   }
@@ -44,13 +47,13 @@ absl::Status EngineImpl::Initialize() {
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   const int workers = options_.workers > 0 ? options_.workers : options_.device == "cpu" ? cores : 1;
   scheduler_ = std::make_unique<Scheduler>(Scheduler::Options{.workers = workers, .max_queries = options_.max_queries});
-  ASSIGN_OR_RETURN(sessions_, SessionManager::Create({options_.max_resident_bytes, options_.max_sessions}, storage_.get(),
-                                                     models, [this](uint64_t number) { scheduler_->SessionReady(number); }));
+  ASSIGN_OR_RETURN(sessions_,
+                   SessionManager::Create({options_.max_resident_bytes, options_.max_sessions}, storage_.get(), models,
+                                          [this](uint64_t number) { scheduler_->SessionReady(number); }));
   notifier_ = std::make_unique<WriterNotifier>();
   committer_ = std::make_unique<LogCommitter>(
-      storage_.get(), [this](const absl::Status& status, const std::vector<LogCommitter::Item>& items) {
-        Committed(status, items);
-      });
+      storage_.get(),
+      [this](const absl::Status& status, const std::vector<LogCommitter::Item>& items) { Committed(status, items); });
   workers_ = std::make_unique<WorkerPool>(workers, scheduler_.get(), [this](const Work& work) { RunWork(work); });
   snapshotter_ = std::thread([this] { Snapshotter(); });
   return absl::OkStatus();
@@ -212,7 +215,8 @@ absl::Status EngineImpl::Drain(absl::Time deadline) {
   }
   absl::Status first;
   for (const auto& session : sessions_->Residents()) {
-    if (absl::Now() >= deadline) return absl::DeadlineExceededError("some sessions have no snapshot of their newest state");
+    if (absl::Now() >= deadline)
+      return absl::DeadlineExceededError("some sessions have no snapshot of their newest state");
     if (const SessionHandle pin = sessions_->PinResident(session->number())) first.Update(sessions_->Snapshot(*pin, 1));
   }
   return first;

@@ -103,7 +103,7 @@ class EngineImpl final : public Engine {
   std::unique_ptr<WorkerPool> workers_;
 
   mutable absl::Mutex mutex_;
-  absl::flat_hash_map<uint64_t, std::shared_ptr<WriterSeat>> seats_ ABSL_GUARDED_BY(mutex_);      // by session number
+  absl::flat_hash_map<uint64_t, std::shared_ptr<WriterSeat>> seats_ ABSL_GUARDED_BY(mutex_);  // by session number
   absl::flat_hash_map<uint64_t, std::shared_ptr<QueryRun>> queries_ ABSL_GUARDED_BY(mutex_);
   struct Remembering {
     std::shared_ptr<QueryRun> query;
@@ -111,14 +111,14 @@ class EngineImpl final : public Engine {
   };
   // Answers that wait for the log, by session number.
   absl::flat_hash_map<uint64_t, std::vector<Remembering>> remembering_ ABSL_GUARDED_BY(mutex_);
-  absl::flat_hash_set<uint64_t> isolated_ ABSL_GUARDED_BY(mutex_);   // sessions that are being reset or deleted
+  absl::flat_hash_set<uint64_t> isolated_ ABSL_GUARDED_BY(mutex_);  // sessions that are being reset or deleted
   absl::flat_hash_set<uint64_t> snapshots_due_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_query_ ABSL_GUARDED_BY(mutex_) = 1;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status disk_status_ ABSL_GUARDED_BY(mutex_);
   EngineStats counts_ ABSL_GUARDED_BY(mutex_);  // the counters that are the engine's own
-  std::atomic<bool> log_was_full_ = false;  // a writer was refused for it since the last batch
+  std::atomic<bool> log_was_full_ = false;      // a writer was refused for it since the last batch
   std::thread snapshotter_;
 };
 

@@ -36,8 +36,8 @@ absl::Status NotRemembered(const absl::Status& reason) {
 absl::StatusOr<std::unique_ptr<QueryHandle>> EngineImpl::StartQuery(const QueryOptions& options,
                                                                     std::shared_ptr<QueryObserver> observer) {
   RETURN_IF_ERROR(CheckSessionId(options.session_id));
-  RETURN_IF_ERROR(CheckDecodingOptions({options.max_tokens, options.temperature, options.top_k, options.top_p,
-                                        options.seed, options.stop}));
+  RETURN_IF_ERROR(CheckDecodingOptions(
+      {options.max_tokens, options.temperature, options.top_k, options.top_p, options.seed, options.stop}));
   {
     absl::MutexLock lock(&mutex_);
     if (draining_) return absl::UnavailableError("the server is shutting down; try again later");
@@ -53,7 +53,8 @@ absl::StatusOr<std::unique_ptr<QueryHandle>> EngineImpl::StartQuery(const QueryO
   std::vector<int32_t> prompt = options.prompt.tokens;
   if (options.prompt.kind == ContentKind::kText) {
     ASSIGN_OR_RETURN(prompt, model.tokenizer().Encode(options.prompt.bytes));
-    if (!options.raw_prompt && model.tokenizer().question()) prompt.insert(prompt.begin(), *model.tokenizer().question());
+    if (!options.raw_prompt && model.tokenizer().question())
+      prompt.insert(prompt.begin(), *model.tokenizer().question());
   }
   if (static_cast<int64_t>(prompt.size()) > options_.max_prompt_tokens) {
     return absl::InvalidArgumentError(
@@ -67,7 +68,8 @@ absl::StatusOr<std::unique_ptr<QueryHandle>> EngineImpl::StartQuery(const QueryO
     if (isolated_.contains(session->number())) {
       return absl::AbortedError(absl::StrCat("session '", options.session_id, "' is being reset or deleted"));
     }
-    query = std::make_shared<QueryRun>(next_query_++, options, std::move(prompt), std::move(handle), std::move(observer));
+    query =
+        std::make_shared<QueryRun>(next_query_++, options, std::move(prompt), std::move(handle), std::move(observer));
     queries_[query->id()] = query;
     counts_.queries_total += 1;
     counts_.prompt_tokens_total += prompt_tokens;

@@ -42,7 +42,8 @@ SessionInfo EngineImpl::Describe(const SessionMetadata& metadata, const Session*
   info.create_time = metadata.create_time;
   info.update_time = metadata.update_time;
   info.log_bytes = storage_->LogBytes(metadata.number);
-  if (const auto model = models_.find(metadata.model); model != models_.end()) info.state_bytes = model->second->state_bytes();
+  if (const auto model = models_.find(metadata.model); model != models_.end())
+    info.state_bytes = model->second->state_bytes();
   if (session != nullptr) {
     const Session::Marks marks = session->marks();
     info.resident = true;
@@ -103,8 +104,8 @@ absl::Status EngineImpl::Isolate(const SessionHandle& handle, const absl::Status
   }
   LoseWriter(number, reason);
   for (const auto& query : queries) StopQuery(query, reason);
-  // What is at the log or with a worker comes back soon; a failing disk ends its records too. Asked in the order in which
-  // work moves on: who has the session, what of it is at the log, what of it is with a worker.
+  // What is at the log or with a worker comes back soon; a failing disk ends its records too. Asked in the order in
+  // which work moves on: who has the session, what of it is at the log, what of it is with a worker.
   while (sessions_->HasOtherPins(handle) || committer_->Has(number) || scheduler_->SessionGone(number)) {
     absl::SleepFor(absl::Milliseconds(1));
   }

@@ -33,8 +33,8 @@ class WriterImpl final : public Writer {
 
 LoggedContent ToLog(Content content) {
   if (content.kind == ContentKind::kText) return {LogContent::kText, std::move(content.bytes)};
-  return {LogContent::kTokenIds, std::string(reinterpret_cast<const char*>(content.tokens.data()),
-                                             content.tokens.size() * sizeof(int32_t))};
+  return {LogContent::kTokenIds,
+          std::string(reinterpret_cast<const char*>(content.tokens.data()), content.tokens.size() * sizeof(int32_t))};
 }
 
 absl::StatusOr<std::unique_ptr<Writer>> EngineImpl::OpenWriter(const std::string& id, const WriterOptions& options,
@@ -54,8 +54,8 @@ absl::StatusOr<std::unique_ptr<Writer>> EngineImpl::OpenWriter(const std::string
   RETURN_IF_ERROR(handle.status());
   Session& session = **handle;
   if (!options.model.empty() && options.model != session.metadata().model) {
-    return absl::FailedPreconditionError(absl::StrCat("session '", id, "' has model '", session.metadata().model,
-                                                      "', not '", options.model, "'"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("session '", id, "' has model '", session.metadata().model, "', not '", options.model, "'"));
   }
   if (const std::string failure = session.marks().failure; !failure.empty()) {
     return absl::FailedPreconditionError(failure);
@@ -78,10 +78,12 @@ absl::StatusOr<std::unique_ptr<Writer>> EngineImpl::OpenWriter(const std::string
     }
     former = std::exchange(place, seat);
   }
-  if (former != nullptr && former->Lose(absl::AbortedError(absl::StrCat("session '", id, "': another writer took over")))) {
+  if (former != nullptr &&
+      former->Lose(absl::AbortedError(absl::StrCat("session '", id, "': another writer took over")))) {
     notifier_->Mark(former);
   }
-  auto writer = std::make_unique<WriterImpl>(this, std::move(seat), Describe(shared->metadata(), shared.get()), created);
+  auto writer =
+      std::make_unique<WriterImpl>(this, std::move(seat), Describe(shared->metadata(), shared.get()), created);
   if (const std::string failure = shared->marks().failure; !failure.empty()) {
     return absl::FailedPreconditionError(failure);  // it came before the seat could be told
   }
@@ -167,10 +169,12 @@ void EngineImpl::Committed(const absl::Status& status, const std::vector<LogComm
   if (!status.ok()) {
     {
       absl::MutexLock lock(&mutex_);
-      if (disk_status_.ok()) disk_status_ = absl::UnavailableError(absl::StrCat("the log cannot be written: ", status.message()));
+      if (disk_status_.ok())
+        disk_status_ = absl::UnavailableError(absl::StrCat("the log cannot be written: ", status.message()));
     }
     for (const LogCommitter::Item& item : items) {
-      LoseWriter(item.session->number(), absl::UnavailableError(absl::StrCat("the log cannot be written: ", status.message())));
+      LoseWriter(item.session->number(),
+                 absl::UnavailableError(absl::StrCat("the log cannot be written: ", status.message())));
       for (const uint64_t id : item.session->CancelAllForks()) {
         if (const auto query = FindQuery(id)) EndQuery(query, status);
       }

@@ -24,15 +24,16 @@ bool IsName(const std::string& text, size_t max_bytes) {
 
 absl::Status CheckSessionId(const std::string& id) {
   if (IsName(id, kMaxSessionIdBytes)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("session id '", absl::CHexEscape(id.substr(0, kMaxSessionIdBytes)), "' is not [A-Za-z0-9._-]{1,",
-                                                 kMaxSessionIdBytes, "}"));
+  return absl::InvalidArgumentError(absl::StrCat("session id '", absl::CHexEscape(id.substr(0, kMaxSessionIdBytes)),
+                                                 "' is not [A-Za-z0-9._-]{1,", kMaxSessionIdBytes, "}"));
 }
 
 absl::Status CheckLabels(const std::map<std::string, std::string>& labels) {
   if (labels.size() > 64) return absl::InvalidArgumentError(absl::StrCat(labels.size(), " labels; the maximum is 64"));
   for (const auto& [key, value] : labels) {
     if (key.empty() || key.size() > 63) {
-      return absl::InvalidArgumentError(absl::StrCat("label key '", key, "' has ", key.size(), " bytes; it must have 1 to 63"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("label key '", key, "' has ", key.size(), " bytes; it must have 1 to 63"));
     }
     if (value.size() > 255) {
       return absl::InvalidArgumentError(

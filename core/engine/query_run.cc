@@ -14,8 +14,13 @@ constexpr int kAnswerTokensATurn = 8;
 
 QueryRun::QueryRun(uint64_t id, QueryOptions options, std::vector<int32_t> prompt, SessionHandle session,
                    std::shared_ptr<QueryObserver> observer)
-    : id_(id), options_(std::move(options)), prompt_(std::move(prompt)), observer_(std::move(observer)),
-      asked_(absl::Now()), session_(session.shared()), pin_(std::move(session)) {}
+    : id_(id),
+      options_(std::move(options)),
+      prompt_(std::move(prompt)),
+      observer_(std::move(observer)),
+      asked_(absl::Now()),
+      session_(session.shared()),
+      pin_(std::move(session)) {}
 
 void QueryRun::Stop(const absl::Status& reason) {
   absl::MutexLock lock(&stop_mutex_);
@@ -29,10 +34,9 @@ absl::Status QueryRun::stopped() const {
 
 absl::Status QueryRun::Begin() {
   const Model& model = session_->model();
-  decoder_ = std::make_unique<Decoder>(
-      model.NewFork(fork_point_.state), &model.tokenizer(),
-      DecodingOptions{options_.max_tokens, options_.temperature, options_.top_k, options_.top_p, options_.seed,
-                      options_.stop});
+  decoder_ = std::make_unique<Decoder>(model.NewFork(fork_point_.state), &model.tokenizer(),
+                                       DecodingOptions{options_.max_tokens, options_.temperature, options_.top_k,
+                                                       options_.top_p, options_.seed, options_.stop});
   summary_.queue_time = absl::Now() - asked_;
   summary_.prompt_tokens = prompt_.size();
   summary_.pending_tokens = fork_point_.pending.size();
@@ -65,9 +69,15 @@ std::optional<absl::StatusOr<QuerySummary>> QueryRun::Turn() {
   if (!turn.ok()) return absl::StatusOr<QuerySummary>(turn);
   if (decoder_ == nullptr || !decoder_->stop_reason()) return std::nullopt;
   switch (*decoder_->stop_reason()) {
-    case StopReason::kEndOfAnswer: summary_.stop_reason = StopReasonKind::kEndOfAnswer; break;
-    case StopReason::kStopString: summary_.stop_reason = StopReasonKind::kStopString; break;
-    case StopReason::kMaxTokens: summary_.stop_reason = StopReasonKind::kMaxTokens; break;
+    case StopReason::kEndOfAnswer:
+      summary_.stop_reason = StopReasonKind::kEndOfAnswer;
+      break;
+    case StopReason::kStopString:
+      summary_.stop_reason = StopReasonKind::kStopString;
+      break;
+    case StopReason::kMaxTokens:
+      summary_.stop_reason = StopReasonKind::kMaxTokens;
+      break;
   }
   summary_.answer_tokens = decoder_->answer().size();
   summary_.total_time = absl::Now() - asked_;

@@ -18,9 +18,9 @@ absl::Status WriterSeat::Accept(uint64_t sequence, LogContent kind, std::string 
   *repeat = sequence < session_->marks().next_sequence;
   if (*repeat) return absl::OkStatus();
   wants_room_ = true;  // before looking, so that room made meanwhile is not missed
-  const absl::Status status =
-      has_room ? session_->Accept(sequence, kind, std::move(payload), max_backlog_tokens_, now, log)
-               : absl::ResourceExhaustedError("the log's queue is full");
+  const absl::Status status = has_room
+                                  ? session_->Accept(sequence, kind, std::move(payload), max_backlog_tokens_, now, log)
+                                  : absl::ResourceExhaustedError("the log's queue is full");
   if (!absl::IsResourceExhausted(status)) wants_room_ = false;
   return status;
 }

@@ -108,9 +108,9 @@ absl::Status SessionManager::ReserveRoom(int64_t bytes) {
         continue;
       }
       if (victim == nullptr) {
-        return absl::ResourceExhaustedError(
-            absl::StrCat(stats_.resident_bytes, " bytes of states are in use; the maximum is ",
-                         options_.max_resident_bytes, " (max_resident_bytes)"));
+        return absl::ResourceExhaustedError(absl::StrCat(stats_.resident_bytes,
+                                                         " bytes of states are in use; the maximum is ",
+                                                         options_.max_resident_bytes, " (max_resident_bytes)"));
       }
     }
     const absl::Status saved = Snapshot(*victim, 1);
@@ -190,12 +190,14 @@ absl::StatusOr<Session::Recovered> SessionManager::RecoverState(const SessionMet
   ASSIGN_OR_RETURN(const std::vector<int64_t> offsets, storage_->ListSnapshots(metadata.number, metadata.epoch));
   ASSIGN_OR_RETURN(const std::optional<LogRecord> last, storage_->LastLogRecord(metadata.number, metadata.epoch));
   for (const int64_t offset : offsets) {
-    const absl::StatusOr<mnemosyne::Snapshot> snapshot = storage_->ReadSnapshot(metadata.number, metadata.epoch, offset);
+    const absl::StatusOr<mnemosyne::Snapshot> snapshot =
+        storage_->ReadSnapshot(metadata.number, metadata.epoch, offset);
     if (!snapshot.ok()) continue;  // the one before it and a longer replay give the same state
     const SnapshotHeader& header = snapshot->header;
     if (header.replay_index > 0 && (!last || last->index + 1 < header.replay_index)) {
       return absl::DataLossError(absl::StrCat("session '", metadata.id, "': the log ends before record ",
-                                              header.replay_index, ", which its snapshot at token ", offset, " follows"));
+                                              header.replay_index, ", which its snapshot at token ", offset,
+                                              " follows"));
     }
     absl::StatusOr<StatePtr> state = model.DecodeState(snapshot->state);
     if (!state.ok() || header.fingerprint != metadata.fingerprint || StateOffset(**state) != offset) continue;
@@ -311,7 +313,8 @@ absl::Status UnlessEnough(const absl::Status& status) { return absl::IsCancelled
 
 }  // namespace
 
-absl::StatusOr<std::optional<SessionManager::Cut>> SessionManager::FindCut(const Session& session, int64_t offset) const {
+absl::StatusOr<std::optional<SessionManager::Cut>> SessionManager::FindCut(const Session& session,
+                                                                           int64_t offset) const {
   const SessionMetadata& metadata = session.metadata();
   TokenFeed feed(&session.model().tokenizer(), TokenFeed::Position{});
   std::vector<LogContent> kinds;  // by record index
@@ -332,7 +335,8 @@ absl::StatusOr<std::optional<SessionManager::Cut>> SessionManager::FindCut(const
     } else if (session.model().config().tokenizer.kind == TokenizerKind::kBytes) {
       cut.bytes += at.skip_tokens;
     } else {
-      return absl::InvalidArgumentError(absl::StrCat("offset ", offset, " lies inside a piece of text that was tokenized ",
+      return absl::InvalidArgumentError(absl::StrCat("offset ", offset,
+                                                     " lies inside a piece of text that was tokenized ",
                                                      "as one; the place before it is ", at.offset));
     }
   }
@@ -353,7 +357,8 @@ absl::Status SessionManager::CheckCut(const Session& session, int64_t offset) co
 absl::Status SessionManager::CopyEpoch(const Session& session, uint64_t to_epoch, int64_t offset) {
   const SessionMetadata& metadata = session.metadata();
   ASSIGN_OR_RETURN(const std::optional<Cut> cut, FindCut(session, offset));
-  if (!cut) return absl::InternalError(absl::StrCat("the log of session '", metadata.id, "' ends before token ", offset));
+  if (!cut)
+    return absl::InternalError(absl::StrCat("the log of session '", metadata.id, "' ends before token ", offset));
 
   std::vector<LogRecord> copies;
   int64_t bytes = 0;
@@ -421,7 +426,8 @@ std::vector<SessionManager::Listed> SessionManager::List(const std::map<std::str
                                                          const std::string& from_id, int64_t count) const {
   absl::MutexLock lock(&mutex_);
   std::vector<Listed> listed;
-  for (auto it = entries_.lower_bound(from_id); it != entries_.end() && static_cast<int64_t>(listed.size()) < count; ++it) {
+  for (auto it = entries_.lower_bound(from_id); it != entries_.end() && static_cast<int64_t>(listed.size()) < count;
+       ++it) {
     const Entry& entry = it->second;
     const bool fits = std::all_of(labels.begin(), labels.end(), [&](const auto& label) {
       const auto found = entry.metadata.labels.find(label.first);

@@ -113,8 +113,10 @@ TEST_F(RecallTasksTest, ASampleOfSeveralFactsTellsEachOnceAndAsksForEach) {
 }
 
 TEST_F(RecallTasksTest, MissingWordsAreNamed) {
-  EXPECT_THAT(Vocabulary::Load(folder_.path() + "/nothing"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("index.adj")));
-  EXPECT_THAT(Haystack::FromFiles({folder_.path() + "/none.txt"}), StatusIs(absl::StatusCode::kNotFound, HasSubstr("none.txt")));
+  EXPECT_THAT(Vocabulary::Load(folder_.path() + "/nothing"),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("index.adj")));
+  EXPECT_THAT(Haystack::FromFiles({folder_.path() + "/none.txt"}),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("none.txt")));
 }
 
 }  // namespace

@@ -29,12 +29,14 @@ class TrainerTest : public testing::Test {
   void SetUp() override {
     std::string words;
     for (int i = 0; i < 200; ++i) {
-      words += std::string{static_cast<char>('a' + i % 26), static_cast<char>('a' + i / 26), 'e', 'l'} + " n 4 1 @ 4 1 0\n";
+      words +=
+          std::string{static_cast<char>('a' + i % 26), static_cast<char>('a' + i / 26), 'e', 'l'} + " n 4 1 @ 4 1 0\n";
     }
     ASSERT_OK(WriteFileAtomically(folder_.File("index.adj"), words));
     ASSERT_OK(WriteFileAtomically(folder_.File("index.noun"), words));
     std::string text;
-    for (int i = 0; i < 400; ++i) text += "the quick brown fox number " + std::to_string(i * 7919) + " jumps over the lazy dog. ";
+    for (int i = 0; i < 400; ++i)
+      text += "the quick brown fox number " + std::to_string(i * 7919) + " jumps over the lazy dog. ";
     ASSERT_OK(WriteFileAtomically(folder_.File("text.txt"), text));
   }
   std::unique_ptr<Trainer> NewTrainer(int threads = 2) {
@@ -115,7 +117,8 @@ TEST_F(TrainerTest, ADamagedCheckpointIsRefused) {
   ASSERT_OK(trainer->SaveCheckpoint(folder_.File("checkpoint")));
   const std::string bytes = *ReadFile(folder_.File("checkpoint"));
   ASSERT_OK(WriteFileAtomically(folder_.File("checkpoint"), bytes.substr(0, bytes.size() / 2)));
-  EXPECT_THAT(trainer->LoadCheckpoint(folder_.File("checkpoint")), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("checkpoint")));
+  EXPECT_THAT(trainer->LoadCheckpoint(folder_.File("checkpoint")),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("checkpoint")));
 }
 
 TEST(Recipe, ErrorsNameTheKey) {
@@ -125,9 +128,12 @@ TEST(Recipe, ErrorsNameTheKey) {
     return ParseRecipe(text).status();
   };
   EXPECT_THAT(change("\"rows\": 6,", ""), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'rows'")));
-  EXPECT_THAT(change("\"rows\": 6", "\"rows\": 0"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'rows' is 0")));
-  EXPECT_THAT(change("\"rows\": 6", "\"rows\": 6, \"cols\": 2"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'cols'")));
-  EXPECT_THAT(change("\"min_facts\"", "\"few_facts\""), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("stages[0].")));
+  EXPECT_THAT(change("\"rows\": 6", "\"rows\": 0"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'rows' is 0")));
+  EXPECT_THAT(change("\"rows\": 6", "\"rows\": 6, \"cols\": 2"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'cols'")));
+  EXPECT_THAT(change("\"min_facts\"", "\"few_facts\""),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("stages[0].")));
   EXPECT_THAT(ParseRecipe("[]"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("object")));
 }
 
