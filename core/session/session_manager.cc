@@ -363,7 +363,7 @@ absl::Status SessionManager::CopyEpoch(const Session& session, uint64_t to_epoch
   std::vector<LogRecord> copies;
   int64_t bytes = 0;
   const auto write = [&] {
-    const absl::Status written = copies.empty() ? absl::OkStatus() : storage_->AppendLog(copies);
+    absl::Status written = copies.empty() ? absl::OkStatus() : storage_->AppendLog(copies);
     copies.clear();
     bytes = 0;
     return written;
