@@ -81,6 +81,10 @@ absl::Status Run() {
     return absl::InvalidArgumentError(absl::StrFormat("recipe key 'segment_tokens' is %d; it must be a multiple of %d",
                                                       recipe.segment_tokens, config.block_tokens()));
   }
+  if (recipe.echo_init && config.memory.conv < 3) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "recipe key 'echo_init' is 1 and config key 'memory.conv' is %d; it must be at least 3", config.memory.conv));
+  }
   if (config.tokenizer.kind != TokenizerKind::kBytes || config.vocab_size < 258) {
     return absl::InvalidArgumentError("recall documents need the tokenizer 'bytes' and a vocab_size of at least 258");
   }

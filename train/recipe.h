@@ -30,7 +30,7 @@ struct Recipe {
   double weight_decay = 0.01;  // of matrices
   double clip_norm = 1.0;
   double gate_bias = -4.0;  // theta's bias at the start
-  bool echo_init = false;   // queries begin aligned with keys (trainer.cc); needs a convolution of 4 or more taps
+  bool echo_init = false;   // queries begin aligned with keys (trainer.cc); needs a convolution of 3 or more taps
   std::vector<Stage> stages;
 
   int64_t steps() const;

@@ -107,10 +107,10 @@ Tensor InputsOf(const ModelConfig& config, const std::map<std::string, Tensor>& 
   before.tie_embeddings = false;
   std::map<std::string, Tensor> all = parameters;
   all["norm.weight"] = parameters.at(absl::StrCat("blocks.", index, ".norm1.weight"));
-  all["head.weight"] = at::eye(config.vocab_size, config.dim);
+  all["head.weight"] = at::eye(config.dim);
   const Titans titans(before, all);
   BatchState state = titans.InitialState(tokens.size(0));
-  return titans.Forward(tokens, &state, Titans::Logits::kAll).logits.narrow(2, 0, config.dim);
+  return titans.Forward(tokens, &state, Titans::Logits::kAll).logits;
 }
 
 Tensor AsRows(const std::vector<int32_t>& tokens, int64_t length) {
@@ -373,7 +373,7 @@ Trainer::GroupReport Trainer::RunGroup(const Group& group, const Batch& batch, c
       // the cost is on the gate's logit, with the same pull at every height down to kClosed: a write must be worth it.
       // Facts are free of it.
       const Tensor height = (at::softplus(read.write - kClosed) / -kClosed).mean({2, 3});  // [rows, T]
-      loss = loss + stage.write_cost / totals.outside * (height * segments.outside).sum();
+      loss = loss + stage.write_cost / std::max(1.0, totals.outside) * (height * segments.outside).sum();
     }
     const at::NoGradGuard no_grad;
     const Tensor gate = read.write.sigmoid().mean({2, 3});
