@@ -10,7 +10,14 @@
 namespace mnemosyne {
 namespace {
 
-enum class RecordKind : uint8_t { kFolderFormat = 1, kSession = 2, kLog = 3, kSnapshotHeader = 4, kSnapshotState = 5 };
+enum class RecordKind : uint8_t {
+  kFolderFormat = 1,
+  kSession = 2,
+  kLog = 3,
+  kSnapshotHeader = 4,
+  kSnapshotState = 5,
+  kNextSession = 6
+};
 
 constexpr absl::string_view kFolderName = "mnemosyne data folder";
 constexpr size_t kChecksumBytes = 8;
@@ -156,6 +163,19 @@ absl::Status CheckFolderFormat(absl::string_view value) {
     return absl::FailedPreconditionError(absl::StrCat("format ", format, "; this program reads up to ", kFolderFormat));
   }
   return record.body.ExpectEnd();
+}
+
+std::string EncodeNextSession(uint64_t number) {
+  ByteWriter out = BeginRecord(RecordKind::kNextSession, 0);
+  out.U64(number);
+  return Seal(kNextSessionKey, std::move(out));
+}
+
+absl::StatusOr<uint64_t> DecodeNextSession(absl::string_view value) {
+  ASSIGN_OR_RETURN(OpenedRecord record, OpenRecord(RecordKind::kNextSession, kNextSessionKey, value));
+  ASSIGN_OR_RETURN(const uint64_t number, record.body.U64());
+  RETURN_IF_ERROR(record.body.ExpectEnd());
+  return number;
 }
 
 std::string EncodeSession(const SessionMetadata& metadata) {

@@ -20,6 +20,7 @@ namespace mnemosyne {
 inline constexpr uint32_t kFolderFormat = 1;  // the format of the folder as a whole
 inline constexpr uint8_t kRecordVersion = 1;
 inline constexpr absl::string_view kFormatKey = "format";
+inline constexpr absl::string_view kNextSessionKey = "next_session";
 
 // Keys order by number, epoch and index or offset. Headers of snapshots lie together, apart from the states.
 enum class SnapshotPart : uint8_t { kHeader = 0, kState = 1 };
@@ -36,6 +37,10 @@ absl::StatusOr<int64_t> ParseSnapshotOffset(absl::string_view key);
 // The folder's marker. FAILED_PRECONDITION: "format 7; this program reads up to 1".
 std::string EncodeFolderFormat(uint32_t format);
 absl::Status CheckFolderFormat(absl::string_view value);
+
+// Above the number of every session that was ever deleted.
+std::string EncodeNextSession(uint64_t number);
+absl::StatusOr<uint64_t> DecodeNextSession(absl::string_view value);
 
 std::string EncodeSession(const SessionMetadata& metadata);
 absl::StatusOr<SessionMetadata> DecodeSession(absl::string_view key, absl::string_view value);

@@ -20,6 +20,7 @@ namespace {
 constexpr int64_t kMaxStateBytes = int64_t{0xffffffff} - 64;  // RocksDB's largest value, less the record's own fields
 
 absl::string_view View(const rocksdb::Slice& slice) { return absl::string_view(slice.data(), slice.size()); }
+rocksdb::Slice Slice(absl::string_view view) { return rocksdb::Slice(view.data(), view.size()); }
 
 absl::Status Annotate(const absl::Status& status, absl::string_view name) {
   return absl::Status(status.code(), absl::StrCat(name, ": ", status.message()));
@@ -106,7 +107,7 @@ struct Storage::Database {
   // Puts the marker into a new folder; checks it in any other.
   absl::Status CheckMarker(const std::string& path) {
     std::string marker;
-    const rocksdb::Slice key(kFormatKey.data(), kFormatKey.size());
+    const rocksdb::Slice key = Slice(kFormatKey);
     const rocksdb::Status status = db->Get(rocksdb::ReadOptions(), key, &marker);
     if (status.ok()) {
       const absl::Status checked = CheckFolderFormat(marker);
@@ -147,6 +148,7 @@ absl::StatusOr<std::unique_ptr<Storage>> Storage::Open(const Options& options) {
   }
   const std::shared_ptr<rocksdb::Cache> cache = rocksdb::NewLRUCache(32 << 20);
   std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
+  descriptors.reserve(families.size());
   for (const std::string& family : families) descriptors.emplace_back(family, FamilyOptions(family, cache));
 
   auto database = std::make_unique<Database>();
@@ -172,6 +174,15 @@ absl::StatusOr<std::unique_ptr<Storage>> Storage::Open(const Options& options) {
     next_number = last_number + 1;
   }
   last.reset();
+  std::string stored;
+  const rocksdb::Status found = db->Get(rocksdb::ReadOptions(), Slice(kNextSessionKey), &stored);
+  if (found.ok()) {
+    const absl::StatusOr<uint64_t> number = DecodeNextSession(stored);
+    if (!number.ok()) return Annotate(number.status(), "the next session's number");
+    next_number = std::max(next_number, *number);
+  } else if (!found.IsNotFound()) {
+    return FromRocksDb(found, "the next session's number");
+  }
   std::unique_ptr<Storage> storage(new Storage(std::move(database)));
   storage->next_session_number_ = next_number;
   return storage;
@@ -198,6 +209,7 @@ absl::Status Storage::PutSessionAndDropOtherEpochs(const SessionMetadata& metada
 absl::Status Storage::DeleteSession(uint64_t number) {
   rocksdb::WriteBatch batch;
   batch.Delete(database_->sessions, SessionKey(number));
+  batch.Put(Slice(kNextSessionKey), EncodeNextSession(next_session_number_));
   for (rocksdb::ColumnFamilyHandle* family : {database_->log, database_->snapshots}) {
     batch.DeleteRange(family, SessionKey(number), SessionKey(number + 1));
   }

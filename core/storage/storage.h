@@ -82,7 +82,7 @@ class Storage {
   ~Storage();
 
   // Sessions.
-  uint64_t NextSessionNumber();  // one that no session has; a deleted one's may come back after a reopening
+  uint64_t NextSessionNumber();  // one that no session has or had
   absl::Status PutSession(const SessionMetadata& metadata);
   // Also drops the log and the snapshots of every other epoch: the end of a reset, or of one that a crash cut short.
   absl::Status PutSessionAndDropOtherEpochs(const SessionMetadata& metadata);

@@ -180,6 +180,20 @@ TEST_F(StorageTest, SessionsComeBackWithEveryFieldAfterReopening) {
   EXPECT_EQ(storage->NextSessionNumber(), 3);
 }
 
+TEST_F(StorageTest, TheNumberOfADeletedSessionIsNotGivenAgain) {
+  {
+    auto storage = OpenOrDie();
+    ASSERT_TRUE(storage->PutSession(Metadata(storage->NextSessionNumber())).ok());
+    const uint64_t last = storage->NextSessionNumber();
+    ASSERT_TRUE(storage->PutSession(Metadata(last)).ok());
+    ASSERT_TRUE(storage->DeleteSession(last).ok());
+  }
+  EXPECT_EQ(OpenOrDie()->NextSessionNumber(), 3);
+  PutRaw("default", std::string(kNextSessionKey), Flipped(GetRaw("default", std::string(kNextSessionKey)), 11));
+  const auto damaged = Storage::Open({.path = path_});
+  EXPECT_EQ(damaged.status().code(), absl::StatusCode::kDataLoss) << damaged.status();
+}
+
 TEST_F(StorageTest, LogRecordsOfManySessionsComeBackInOrderAfterReopening) {
   const std::string binary("\0\xff\xf0 cut", 7);
   {
