@@ -28,6 +28,20 @@ void AddBytes(absl::string_view text, std::vector<int32_t>* tokens) {
   for (const unsigned char byte : text) tokens->push_back(byte);
 }
 
+// Writes numbers over words of `text`: years, counts, "12:34". Its length stays.
+void StrewNumbers(std::string* text, Random& random) {
+  const auto uniform = [&](int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(random);
+  };
+  for (size_t at = text->find(' ', uniform(0, 100)); at != std::string::npos;
+       at = text->find(' ', at + uniform(20, 200))) {
+    const std::string number = uniform(0, 2) == 0 ? absl::StrCat(uniform(1, 150), ":", uniform(1, 60))
+                                                  : absl::StrCat(LogUniform(1, 9999999, random));
+    if (at + number.size() + 2 > text->size()) return;
+    text->replace(at + 1, number.size() + 1, number + " ");
+  }
+}
+
 }  // namespace
 
 Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabulary, const Haystack& english,
@@ -64,7 +78,8 @@ Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabula
   }
   std::stable_sort(told.begin(), told.end(), [](const Told& a, const Told& b) { return a.depth < b.depth; });
 
-  const std::string hay = (unit() < options.noise_share ? noise : english).Draw(tokens - used, random);
+  std::string hay = (unit() < options.noise_share ? noise : english).Draw(tokens - used, random);
+  if (unit() < options.distractor_share) StrewNumbers(&hay, random);
   Document document;
   document.tokens.reserve(tokens);
   size_t done = 0;
@@ -74,7 +89,8 @@ Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabula
     AddBytes(absl::string_view(hay).substr(done, to - done), &document.tokens);
     const int64_t begin = document.tokens.size();
     AddBytes(one.text, &document.tokens);
-    document.facts.push_back({one.fact, begin, static_cast<int64_t>(document.tokens.size())});
+    const int64_t value = begin + static_cast<int64_t>(one.text.rfind(one.fact.value));
+    document.facts.push_back({one.fact, begin, static_cast<int64_t>(document.tokens.size()), value});
     done = to;
   }
   AddBytes(absl::string_view(hay).substr(done), &document.tokens);
@@ -87,6 +103,7 @@ Exercise MakeExercise(const Fact& fact, double echo_share, Random& random) {
   AddBytes(Question(fact, DrawWording(kEchoingQuestion, kQuestionWordings, echo_share, random)), &exercise.tokens);
   exercise.answer_begin = exercise.tokens.size();
   if (exercise.tokens.back() != '=') exercise.tokens.push_back(' ');
+  exercise.value = exercise.tokens.size();
   AddBytes(fact.value, &exercise.tokens);
   exercise.tokens.push_back(kByteEndOfAnswer);
   return exercise;

@@ -16,6 +16,7 @@ struct DocumentOptions {
   // Documents whose numbers are made of two digits only: what follows a digit then says nothing about whose number it
   // is, so that every character of an answer has to be found by its key.
   double two_digit_share = 0;
+  double distractor_share = 0;                    // documents whose haystack is strewn with numbers that no fact tells
   double echo_share = 0;                          // facts and questions in one wording, which the question repeats
   double number_share = 0.75, word_share = 0.15;  // kinds of values; the rest are uuids
 };
@@ -23,6 +24,7 @@ struct DocumentOptions {
 struct ToldFact {
   Fact fact;
   int64_t begin = 0, end = 0;  // tokens of the document before the fact, and up to its end
+  int64_t value = 0;           // and before its value
 };
 
 struct Document {
@@ -36,7 +38,8 @@ Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabula
 // A question and its answer, as byte tokens: kByteQuestion, the question, the answer, kByteEndOfAnswer.
 struct Exercise {
   std::vector<int32_t> tokens;
-  int64_t answer_begin = 0;  // index of the answer's first token
+  int64_t answer_begin = 0;  // index of the answer's first token, mostly a space
+  int64_t value = 0;         // and of its value's first
 };
 Exercise MakeExercise(const Fact& fact, double echo_share, Random& random);
 

@@ -23,7 +23,6 @@ ABSL_FLAG(std::vector<std::string>, held_out, {}, "text files that only evaluati
 ABSL_FLAG(std::string, words, "/usr/share/wordnet", "the folder of WordNet's index files (Debian: wordnet-base)");
 ABSL_FLAG(std::string, out, "", "the folder that gets config.json, model.safetensors, checkpoint and train.jsonl");
 ABSL_FLAG(std::string, init, "", "a model.safetensors to start from in place of random weights");
-ABSL_FLAG(int, renew_memory, -1, "with --init: the lmm block whose memory starts anew; -1: none");
 ABSL_FLAG(bool, resume, false, "go on from the checkpoint in --out");
 ABSL_FLAG(int64_t, stop_after, 0, "stop after this step of the recipe; 0: at its end");
 ABSL_FLAG(int, threads, static_cast<int>(std::thread::hardware_concurrency()),
@@ -77,17 +76,7 @@ absl::Status Run() {
   ASSIGN_OR_RETURN(const ModelConfig config, ParseModelConfig(config_text));
   ASSIGN_OR_RETURN(const std::string recipe_text, ReadFile(absl::GetFlag(FLAGS_recipe)));
   ASSIGN_OR_RETURN(const Recipe recipe, ParseRecipe(recipe_text));
-  if (recipe.segment_tokens % config.block_tokens() != 0) {
-    return absl::InvalidArgumentError(absl::StrFormat("recipe key 'segment_tokens' is %d; it must be a multiple of %d",
-                                                      recipe.segment_tokens, config.block_tokens()));
-  }
-  if (recipe.echo_init && config.memory.conv < 3) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "recipe key 'echo_init' is 1 and config key 'memory.conv' is %d; it must be at least 3", config.memory.conv));
-  }
-  if (config.tokenizer.kind != TokenizerKind::kBytes || config.vocab_size < 258) {
-    return absl::InvalidArgumentError("recall documents need the tokenizer 'bytes' and a vocab_size of at least 258");
-  }
+  RETURN_IF_ERROR(Trainer::Check(config, recipe));
   ASSIGN_OR_RETURN(const Vocabulary vocabulary, Vocabulary::Load(absl::GetFlag(FLAGS_words)));
   ASSIGN_OR_RETURN(const Haystack english, Haystack::FromFiles(absl::GetFlag(FLAGS_corpus)));
   ASSIGN_OR_RETURN(const Haystack held_out, Haystack::FromFiles(absl::GetFlag(FLAGS_held_out)));
@@ -100,11 +89,11 @@ absl::Status Run() {
   Trainer trainer(config, recipe, {vocabulary, english, Haystack::Noise()}, std::max(1, absl::GetFlag(FLAGS_threads)));
   if (absl::GetFlag(FLAGS_resume)) RETURN_IF_ERROR(trainer.LoadCheckpoint(checkpoint));
   if (const std::string init = absl::GetFlag(FLAGS_init); !init.empty()) RETURN_IF_ERROR(trainer.LoadWeights(init));
-  if (const int block = absl::GetFlag(FLAGS_renew_memory); block >= 0) RETURN_IF_ERROR(trainer.RenewMemory(block));
 
   const auto begin = std::chrono::steady_clock::now();
   const int64_t first = trainer.step(), tokens_a_step = recipe.rows * recipe.segment_tokens;
-  double answer_loss = 0, text_loss = 0, accuracy = 0, exact = 0, write = 0, write_facts = 0, keys_alike = 0;
+  double answer_loss = 0, text_loss = 0, accuracy = 0, exact = 0, write = 0, write_facts = 0, keys_alike = 0, found = 0,
+         spread = 0;
   const int64_t stop_after = absl::GetFlag(FLAGS_stop_after),
                 last = stop_after > 0 ? std::min(stop_after, recipe.steps()) : recipe.steps();
   while (trainer.step() < last) {
@@ -115,16 +104,19 @@ absl::Status Run() {
     accuracy = keep * accuracy + (1 - keep) * report.answer_accuracy;
     exact = keep * exact + (1 - keep) * report.exact;
     write = keep * write + (1 - keep) * report.write;
+    spread = keep * spread + (1 - keep) * report.spread;
+    found = keep * found + (1 - keep) * report.found;
     keys_alike = keep * keys_alike + (1 - keep) * report.keys_alike;
     write_facts = keep * write_facts + (1 - keep) * report.write_facts;
     if (report.step % absl::GetFlag(FLAGS_log_every) == 0) {
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
       const double rate = (report.step - first) * tokens_a_step / seconds;
       std::printf(
-          "step %d/%d  text %.3f  answer %.4f  right %.1f%%  exact %.1f%%  write %.6f / %.4f  alike %.2f  |grad| %.2f  "
-          "%.0f tokens/s  %.0f min left\n",
+          "step %d/%d  text %.3f  answer %.4f  right %.1f%%  exact %.1f%%  write %.6f / %.4f  found %.1f%%  "
+          "alike %.2f  spread %.4f  |grad| %.2f  %.0f tokens/s  %.0f min left\n",
           static_cast<int>(report.step), static_cast<int>(last), text_loss, answer_loss, 100 * accuracy, 100 * exact,
-          write, write_facts, keys_alike, report.gradient_norm, rate, (last - report.step) * tokens_a_step / rate / 60);
+          write, write_facts, 100 * found, keys_alike, spread, report.gradient_norm, rate,
+          (last - report.step) * tokens_a_step / rate / 60);
       std::fflush(stdout);
       const Json line = {{"step", report.step},
                          {"text_loss", text_loss},
@@ -133,6 +125,8 @@ absl::Status Run() {
                          {"exact", exact},
                          {"write_outside_facts", write},
                          {"write_in_facts", write_facts},
+                         {"found", found},
+                         {"spread", spread},
                          {"keys_alike", keys_alike},
                          {"gradient_norm", report.gradient_norm},
                          {"seconds", seconds},

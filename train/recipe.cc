@@ -98,12 +98,16 @@ absl::StatusOr<Recipe> ParseRecipe(absl::string_view json_text) {
     of_stage.Take("steps", &stage.steps, 1, 1e9);
     of_stage.Take("write_cost", &stage.write_cost, 0, 100);
     of_stage.Take("key_cost", &stage.key_cost, 0, 100);
+    of_stage.Take("keys_pace", &stage.keys_pace, 0, 10);
+    of_stage.Take("spread_cost", &stage.spread_cost, 0, 1000);
+    of_stage.Take("match_cost", &stage.match_cost, 0, 100);
     of_stage.Take("min_tokens", &stage.documents.min_tokens, 1, 1e9);
     of_stage.Take("max_tokens", &stage.documents.max_tokens, static_cast<double>(stage.documents.min_tokens), 1e9);
     of_stage.Take("min_facts", &stage.documents.min_facts, 1, 1e6);
     of_stage.Take("max_facts", &stage.documents.max_facts, static_cast<double>(stage.documents.min_facts), 1e6);
     of_stage.Take("noise_share", &stage.documents.noise_share, 0, 1);
     of_stage.Take("two_digit_share", &stage.documents.two_digit_share, 0, 1);
+    of_stage.Take("distractor_share", &stage.documents.distractor_share, 0, 1);
     of_stage.Take("echo_share", &stage.documents.echo_share, 0, 1);
     of_stage.Take("number_share", &stage.documents.number_share, 0, 1);
     of_stage.Take("word_share", &stage.documents.word_share, 0, 1);

@@ -12,8 +12,11 @@ namespace mnemosyne {
 
 struct Stage {
   int64_t steps = 0;
-  double write_cost = 0;     // loss per unit of the write gates' mean height outside facts (trainer.cc)
+  double write_cost = 0;     // of write gates that are open outside facts or closed at values (trainer.cc)
   double key_cost = 0;       // loss per unit of what keys of all tokens have in common (trainer.cc)
+  double keys_pace = 1;      // learning rate of what makes keys, against the others'; with echo_init
+  double spread_cost = 0;    // loss per unit of the mean square of what keys of values have in common (trainer.cc)
+  double match_cost = 0;     // loss per nat by which an answer's queries miss the keys it was told under (trainer.cc)
   double text_weight = 1;    // of the documents' loss, nats a byte
   double answer_weight = 1;  // of the answers' loss, nats a byte
   double first_weight = 1;   // of an answer's first characters, which alone say whose value it is, against its others

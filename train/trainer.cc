@@ -8,7 +8,6 @@
 #include <sstream>
 #include <thread>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
@@ -47,14 +46,14 @@ Tensor InitialWeight(const ParameterShape& parameter, const ModelConfig& config,
   return scale * noise;
 }
 
-// Makes the memory of random weights one from what came before a token to that token, in two senses. Half of the heads
-// key by what was mentioned: each channel sums its projection over the last tokens, about as many as there are taps, so
-// that a name is found again in other words, a little nearer or farther; the last token counts as much as all of them,
-// or the characters of one value would share one key. The other half key by n-gram: random taps that fade within a few
-// tokens, so that what followed the same characters is found, whatever came before. A bias makes keys sparse: a linear
-// memory confuses what is told under keys that have much in common. Queries are the keys of the token to come. Training
-// has only to learn which contexts matter. ParameterShapes has q before k; the query copies nothing until both are
-// there.
+// Makes the memory of random weights one from what came before a token to that token, in two senses. Three heads in
+// four key by what was mentioned: each channel sums its projection over the last tokens, about as many as there are
+// taps, so that a name is found again in other words, a little nearer or farther; the last token counts as much as all
+// of them, or the characters of one value would share one key. The others key by n-gram: random taps that fade within a
+// few tokens, so that what followed the same characters is found, whatever came before. A bias makes keys sparse: a
+// linear memory confuses what is told under keys that have much in common. Queries are the keys of the token to come.
+// Training has only to learn which contexts matter. ParameterShapes has q before k; the query copies nothing until both
+// are there.
 void AlignQueries(const std::string& name, const MemoryConfig& config, std::map<std::string, Tensor>& before,
                   Tensor* weight) {
   const at::NoGradGuard no_grad;
@@ -65,7 +64,7 @@ void AlignQueries(const std::string& name, const MemoryConfig& config, std::map<
   if (name.ends_with("memory.k.weight")) {
     query(8).copy_(*weight);
   } else if (name.ends_with("memory.k_conv.weight")) {
-    const int64_t taps = weight->size(1), reach = taps - 1, mentions = config.heads / 2 * config.head_dim;
+    const int64_t taps = weight->size(1), reach = taps - 1, mentions = config.heads * 3 / 4 * config.head_dim;
     const Tensor distance = at::arange(reach, 0, -1).unsqueeze(0);  // of each tap but the last, in tokens
     const Tensor widths = at::randint(2 * reach / 3, reach + 1, {mentions, 1});
     const Tensor inside = (distance <= widths).to(at::kFloat);
@@ -86,8 +85,7 @@ void AlignQueries(const std::string& name, const MemoryConfig& config, std::map<
   }
 }
 
-// Keys that begin well are soon spoiled at the pace at which the rest has to learn.
-constexpr double kKeysPace = 0.2;
+// Keys that begin well are soon spoiled at the pace at which the rest has to learn: they have their own.
 bool IsOfKeys(const std::string& name) {
   for (const char* part : {"memory.q.", "memory.k.", "memory.q_conv.", "memory.k_conv."}) {
     if (name.find(part) != std::string::npos) return true;
@@ -95,7 +93,7 @@ bool IsOfKeys(const std::string& name) {
   return false;
 }
 
-constexpr int64_t kCenteringBytes = 8192;
+constexpr int64_t kCenteringBytes = 8192, kCenteringRowBytes = 256;
 constexpr double kClosed = -13.0;  // logit of a write gate that is as good as closed
 
 // The inputs of block `index` after its norm, by the blocks before it alone: tokens [N, T] -> [N, T, D].
@@ -113,18 +111,14 @@ Tensor InputsOf(const ModelConfig& config, const std::map<std::string, Tensor>& 
   return titans.Forward(tokens, &state, Titans::Logits::kAll).logits;
 }
 
-Tensor AsRows(const std::vector<int32_t>& tokens, int64_t length) {
-  const int64_t rows = static_cast<int64_t>(tokens.size()) / length;
-  return at::tensor(std::vector<int64_t>(tokens.begin(), tokens.begin() + rows * length)).view({rows, length});
-}
-
 // Makes keys and queries of block `index` blind to what all tokens have in common: sums of many tokens then differ by
 // what is unusual among them.
 void CenterKeys(const ModelConfig& config, size_t index, const std::string& text,
                 std::map<std::string, Tensor>* parameters) {
-  std::vector<int32_t> tokens;
-  for (const unsigned char byte : text) tokens.push_back(byte);
-  const Tensor mean = InputsOf(config, *parameters, index, AsRows(tokens, 256)).mean(at::IntArrayRef({0, 1}));
+  std::vector<int64_t> bytes;
+  for (const unsigned char byte : text) bytes.push_back(byte);
+  const Tensor tokens = at::tensor(bytes).view({-1, kCenteringRowBytes});
+  const Tensor mean = InputsOf(config, *parameters, index, tokens).mean(at::IntArrayRef({0, 1}));
   const at::NoGradGuard no_grad;
   const Tensor direction = mean / mean.norm();
   for (const char* which : {"q", "k"}) {
@@ -187,6 +181,9 @@ Tensor CrossEntropy(const Tensor& logits, const Tensor& targets) {
   return -logits.log_softmax(-1).gather(2, targets.unsqueeze(2)).squeeze(2);
 }
 
+// A query meets its key among those of the segment: nats by which a softmax over them misses it, a head each.
+constexpr double kMatchScale = 10;
+
 // Calls work(0) to work(count - 1), each once, on `threads` threads that end before it returns.
 void RunOnThreads(int threads, size_t count, const std::function<void(size_t)>& work) {
   std::atomic<size_t> next = 0;
@@ -203,15 +200,31 @@ void RunOnThreads(int threads, size_t count, const std::function<void(size_t)>& 
 }  // namespace
 
 struct Trainer::Totals {
-  double rows = 0, outside = 0, answer_bytes = 0, answer_weights = 0;
+  double rows = 0, outside = 0, answer_bytes = 0, answer_weights = 0, matches = 0, values = 0;
 };
 
 struct Trainer::GroupReport {
   std::vector<Tensor> gradients;  // undefined where a weight had no part
   BatchState state;
   // Sums, not means.
-  double text = 0, answer = 0, wrong = 0, exact = 0, asked = 0, write = 0, write_facts = 0, alike = 0;
+  double text = 0, answer = 0, wrong = 0, exact = 0, asked = 0, write = 0, write_facts = 0, alike = 0, found = 0,
+         spread = 0;
 };
+
+absl::Status Trainer::Check(const ModelConfig& config, const Recipe& recipe) {
+  if (recipe.segment_tokens % config.block_tokens() != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("recipe key 'segment_tokens' is ", recipe.segment_tokens,
+                                                   "; it must be a multiple of ", config.block_tokens()));
+  }
+  if (recipe.echo_init && config.memory.conv < 3) {
+    return absl::InvalidArgumentError(absl::StrCat("recipe key 'echo_init' is 1 and config key 'memory.conv' is ",
+                                                   config.memory.conv, "; it must be at least 3"));
+  }
+  if (config.tokenizer.kind != TokenizerKind::kBytes || config.vocab_size < 258) {
+    return absl::InvalidArgumentError("recall documents need the tokenizer 'bytes' and a vocab_size of at least 258");
+  }
+  return absl::OkStatus();
+}
 
 Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, Data data, int threads)
     : config_(config), recipe_(recipe), data_(std::move(data)), rows_(recipe.rows), threads_(threads) {
@@ -273,7 +286,8 @@ void Trainer::BeginDocument(int64_t row) {
 Trainer::Segments Trainer::NextSegments(const Group& group) {
   const int64_t rows = group.end - group.begin, tokens = recipe_.segment_tokens;
   Segments segments;
-  std::vector<int64_t> ids;
+  std::vector<int64_t> ids, values, of_fact;
+  int64_t facts = 0;
   std::vector<float> outside(rows * tokens, 1.0f);
   ids.reserve(rows * tokens);
   for (int64_t i = 0; i < rows; ++i) {
@@ -285,18 +299,32 @@ Trainer::Segments Trainer::NextSegments(const Group& group) {
     for (const ToldFact& told : row.document.facts) {
       const int64_t begin = std::max(told.begin, row.cursor), end = std::min(told.end, row.cursor + tokens);
       for (int64_t t = begin; t < end; ++t) outside[i * tokens + t - row.cursor] = 0;
+      for (size_t c = 0; c < told.fact.value.size(); ++c) {
+        const int64_t t = told.value + static_cast<int64_t>(c) - row.cursor;
+        if (t < 0 || t >= tokens) continue;
+        values.push_back(i * tokens + t);
+        of_fact.push_back(facts);
+      }
+      ++facts;
     }
     row.cursor += tokens;
   }
   segments.outside = at::tensor(outside).view({rows, tokens});
   segments.tokens = at::tensor(ids).view({rows, tokens});
+  segments.values = at::tensor(values, at::kLong);
+  segments.of_fact = at::tensor(of_fact, at::kLong);
   return segments;
 }
 
 // Half of the questions are about what the last segment told, when it told something: there lies the gradient of
 // writing. The rest are about any fact so far: there lies the gradient of keeping.
 std::vector<Trainer::Questions> Trainer::AskRows(const Group& group) const {
-  std::vector<std::pair<int64_t, Exercise>> by_length[2];  // row of the group, exercise
+  struct Asked {
+    int64_t row;  // of the group
+    Exercise exercise;
+    Match match;
+  };
+  std::vector<Asked> by_length[2];
   for (int64_t r = group.begin; r < group.end; ++r) {
     const Row& row = rows_[r];
     std::seed_seq seed{recipe_.seed, static_cast<uint64_t>(r), static_cast<uint64_t>(step_), uint64_t{7}};
@@ -310,9 +338,13 @@ std::vector<Trainer::Questions> Trainer::AskRows(const Group& group) const {
     for (int64_t q = 0; q < recipe_.questions && told > 0; ++q) {
       const bool is_recent = before < told && random() % 2 == 0;
       const int64_t pick = std::uniform_int_distribution<int64_t>(is_recent ? before : 0, told - 1)(random);
-      Exercise exercise =
-          MakeExercise(row.document.facts[pick].fact, recipe_.StageAt(row.begun_at).documents.echo_share, random);
-      by_length[exercise.tokens.size() > kShortExercise].emplace_back(r - group.begin, std::move(exercise));
+      const ToldFact& fact = row.document.facts[pick];
+      Exercise exercise = MakeExercise(fact.fact, recipe_.StageAt(row.begun_at).documents.echo_share, random);
+      Match match;
+      if (const int64_t to = fact.value - (row.cursor - recipe_.segment_tokens); to >= 0) {
+        match = {0, r - group.begin, exercise.value - 1, to, static_cast<int64_t>(fact.fact.value.size())};
+      }
+      by_length[exercise.tokens.size() > kShortExercise].push_back({r - group.begin, std::move(exercise), match});
     }
   }
   const float first_weight = recipe_.StageAt(step_).first_weight;
@@ -320,10 +352,15 @@ std::vector<Trainer::Questions> Trainer::AskRows(const Group& group) const {
   for (const auto& exercises : by_length) {
     if (exercises.empty()) continue;
     size_t longest = 0;
-    for (const auto& [row, exercise] : exercises) longest = std::max(longest, exercise.tokens.size() - 1);
+    for (const auto& [row, exercise, match] : exercises) longest = std::max(longest, exercise.tokens.size() - 1);
     std::vector<int64_t> rows, tokens, targets;
     std::vector<float> is_answer, weights;
-    for (const auto& [row, exercise] : exercises) {
+    std::vector<Match> matches;
+    for (const auto& [row, exercise, match] : exercises) {
+      if (match.length > 0) {
+        matches.push_back(match);
+        matches.back().question = rows.size();
+      }
       rows.push_back(row);
       for (size_t i = 0; i < longest; ++i) {
         const bool is_inside = i + 1 < exercise.tokens.size();
@@ -336,7 +373,7 @@ std::vector<Trainer::Questions> Trainer::AskRows(const Group& group) const {
     }
     const std::vector<int64_t> shape = {static_cast<int64_t>(rows.size()), static_cast<int64_t>(longest)};
     batches.push_back({at::tensor(rows), at::tensor(tokens).view(shape), at::tensor(targets).view(shape),
-                       at::tensor(is_answer).view(shape), at::tensor(weights).view(shape)});
+                       at::tensor(is_answer).view(shape), at::tensor(weights).view(shape), std::move(matches)});
   }
   return batches;
 }
@@ -359,6 +396,20 @@ Trainer::GroupReport Trainer::RunGroup(const Group& group, const Batch& batch, c
     const Titans::Output answered = titans.Forward(questions.tokens, &fork, Titans::Logits::kAll);
     const Tensor losses = CrossEntropy(answered.logits, questions.targets);  // [n, longest]
     loss = loss + stage.answer_weight / totals.answer_weights * (losses * questions.weights).sum();
+    if (stage.match_cost > 0) {
+      // That a question's words find a fact's is told directly, too: through the memory it takes far longer to learn.
+      for (size_t b = 0; b < read.keys.size(); ++b) {
+        for (const Match& match : questions.matches) {
+          const Tensor queries = answered.queries[b].select(0, match.question).narrow(1, match.from, match.length);
+          const Tensor nearness = queries.bmm(read.keys[b].select(0, match.row).transpose(1, 2));  // [H, length, T]
+          const Tensor found = (kMatchScale * nearness).log_softmax(-1);
+          const Tensor miss = -found.narrow(2, match.to, match.length).diagonal(0, 1, 2).mean(0).sum();
+          loss = loss + stage.match_cost / totals.matches * miss;
+          const Tensor nearest = nearness.detach().mean(0).argmax(-1) - at::arange(match.to, match.to + match.length);
+          report.found += (nearest == 0).sum().item<double>() / static_cast<double>(read.keys.size());
+        }
+      }
+    }
     const at::NoGradGuard no_grad;
     report.answer += (losses * questions.is_answer).sum().item<double>();
     const Tensor wrong = (answered.logits.argmax(-1) != questions.targets).to(at::kFloat) * questions.is_answer;
@@ -371,9 +422,12 @@ Trainer::GroupReport Trainer::RunGroup(const Group& group, const Batch& batch, c
     if (stage.write_cost > 0) {
       // What text writes wears away older facts: over a million bytes a gate of one in a thousand is far too open. So
       // the cost is on the gate's logit, with the same pull at every height down to kClosed: a write must be worth it.
-      // Facts are free of it.
+      // Facts are free of it; and a head that a value finds closed would stay so: it is opened.
       const Tensor height = (at::softplus(read.write - kClosed) / -kClosed).mean({2, 3});  // [rows, T]
       loss = loss + stage.write_cost / std::max(1.0, totals.outside) * (height * segments.outside).sum();
+      const Tensor of_values = read.write.flatten(0, 1).index_select(0, segments.values);  // [n, blocks, H]
+      const double each = static_cast<double>(of_values.size(1) * of_values.size(2));
+      loss = loss + stage.write_cost / std::max(1.0, totals.values * each) * at::softplus(-of_values).sum();
     }
     const at::NoGradGuard no_grad;
     const Tensor gate = read.write.sigmoid().mean({2, 3});
@@ -390,6 +444,23 @@ Trainer::GroupReport Trainer::RunGroup(const Group& group, const Batch& batch, c
       report.alike += alike.item<double>() * static_cast<double>(group.end - group.begin);
     }
   }
+  if (stage.spread_cost > 0) {
+    // What one value's readout gets from all others grows with the squares of their keys' cosines, of all heads
+    // together: heads that confuse different facts help each other out. Also between rows, which no session shares; but
+    // not within a value, since of those there are always few, and of others the more, the more is told.
+    const Tensor others = (segments.of_fact.unsqueeze(0) != segments.of_fact.unsqueeze(1)).to(at::kFloat);  // [n, n]
+    const double pairs = std::max(1.0, others.sum().item<double>());
+    const double share = static_cast<double>(group.end - group.begin) / totals.rows;
+    for (const Tensor& keys : read.keys) {
+      const Tensor of_values = keys.permute({1, 0, 2, 3})
+                                   .reshape({keys.size(1), -1, keys.size(3)})  // [H, rows * T, d]
+                                   .index_select(1, segments.values);
+      const Tensor common = of_values.bmm(of_values.transpose(1, 2)).mean(0);  // [n, n]
+      const Tensor spread = (common.pow(2) * others).sum() / pairs;
+      loss = loss + stage.spread_cost * share * spread;
+      report.spread += spread.item<double>() * share;
+    }
+  }
   report.gradients = torch::autograd::grad({loss}, weights_, /*grad_outputs=*/{}, /*retain_graph=*/false,
                                            /*create_graph=*/false, /*allow_unused=*/true);
   report.state = Detached(state);
@@ -403,9 +474,11 @@ Trainer::StepReport Trainer::Step() {
     Batch batch;
     batch.segments = NextSegments(group);
     batch.questions = AskRows(group);
+    totals.values += static_cast<double>(batch.segments.values.size(0));
     totals.outside += batch.segments.outside.sum().item<double>();
     for (const Questions& questions : batch.questions) {
       totals.answer_bytes += questions.is_answer.sum().item<double>();
+      for (const Match& match : questions.matches) totals.matches += static_cast<double>(match.length);
       totals.answer_weights += questions.weights.sum().item<double>();
     }
     batches.push_back(std::move(batch));
@@ -425,6 +498,8 @@ Trainer::StepReport Trainer::Step() {
     report.exact += one.exact;
     report.write += one.write / std::max(1.0, totals.outside);
     report.write_facts += one.write_facts / std::max(1.0, inside);
+    report.spread += one.spread;
+    report.found += one.found / std::max(1.0, totals.matches);
     report.keys_alike += one.alike / totals.rows;
     asked += one.asked;
   }
@@ -449,7 +524,7 @@ Trainer::StepReport Trainer::Step() {
     }
     auto& groups = optimizer_->param_groups();
     for (size_t g = 0; g < groups.size(); ++g) {
-      const double pace = g < 2 ? 1.0 : kKeysPace;
+      const double pace = g < 2 ? 1.0 : recipe_.StageAt(step_).keys_pace;
       static_cast<torch::optim::AdamWOptions&>(groups[g].options()).lr(pace * recipe_.LearningRateAt(step_));
     }
     optimizer_->step();
@@ -527,55 +602,6 @@ absl::Status Trainer::LoadWeights(const std::string& safetensors_path) {
   ASSIGN_OR_RETURN(const std::vector<NamedTensor> loaded, LoadParameters(config_, bytes));
   const at::NoGradGuard no_grad;
   for (const NamedTensor& one : loaded) parameters_.at(one.name).copy_(at::tensor(one.values).view(one.shape));
-  ForgetStates();
-  return absl::OkStatus();
-}
-
-absl::Status Trainer::RenewMemory(int64_t index) {
-  if (index < 0 || index >= static_cast<int64_t>(config_.blocks.size()) || config_.blocks[index] != BlockKind::kLmm) {
-    return absl::InvalidArgumentError(absl::StrCat("block ", index, " is not an lmm block of the model"));
-  }
-  const at::NoGradGuard no_grad;
-  std::map<std::string, Tensor> anew;
-  for (const ParameterShape& one : ParameterShapes(config_)) {
-    if (!absl::StartsWith(one.name, absl::StrCat("blocks.", index, ".memory."))) continue;
-    Tensor weight = InitialWeight(one, config_, recipe_.gate_bias).contiguous();
-    if (recipe_.echo_init) AlignQueries(one.name, config_.memory, anew, &weight);
-    if (one.name.ends_with("memory.o.weight")) weight.zero_();
-    anew[one.name] = weight;
-  }
-  for (const auto& [name, weight] : anew) parameters_.at(name).copy_(weight);
-  Random random(recipe_.seed);
-  if (recipe_.echo_init) CenterKeys(config_, index, data_.english.Draw(kCenteringBytes, random), &parameters_);
-
-  // A gate that writes nowhere learns nothing, and one that writes everywhere is closed by write_cost before it is of
-  // use: it begins where the gates of the memory before it have come to, as a least-squares fit to their logits.
-  int64_t model = index - 1;
-  while (model >= 0 && config_.blocks[model] != BlockKind::kLmm) --model;
-  if (model >= 0) {
-    DocumentOptions options = recipe_.StageAt(0).documents;
-    options.min_tokens = options.max_tokens = 2 * options.step;
-    std::vector<int32_t> tokens;
-    for (int i = 0; i < 24; ++i) {
-      const Document document = MakeDocument(options, data_.vocabulary, data_.english, data_.noise, random);
-      tokens.insert(tokens.end(), document.tokens.begin(), document.tokens.end());
-    }
-    const Tensor rows = AsRows(tokens, options.max_tokens);
-    const auto gates = [&](int64_t block, const char* part) -> Tensor& {
-      return parameters_.at(absl::StrCat("blocks.", block, ".memory.gates.", part));
-    };
-    const int64_t heads = config_.memory.heads, dim = config_.dim;
-    const Tensor theirs = InputsOf(config_, parameters_, model, rows).reshape({-1, dim});
-    const Tensor wanted =
-        (theirs.mm(gates(model, "weight").narrow(0, 0, heads).t()) + gates(model, "bias").narrow(0, 0, heads))
-            .clamp(kClosed, -kClosed);
-    const Tensor inputs = InputsOf(config_, parameters_, index, rows).reshape({-1, dim});
-    const Tensor with_one = at::cat({inputs, at::ones({inputs.size(0), 1})}, 1);
-    const Tensor square = with_one.t().mm(with_one) + 1e-2 * inputs.size(0) * at::eye(dim + 1);
-    const Tensor fitted = at::linalg_solve(square, with_one.t().mm(wanted));  // [D + 1, H]
-    gates(index, "weight").narrow(0, 0, heads).copy_(fitted.narrow(0, 0, dim).t());
-    gates(index, "bias").narrow(0, 0, heads).copy_(fitted.select(0, dim));
-  }
   ForgetStates();
   return absl::OkStatus();
 }

@@ -37,6 +37,9 @@ class Trainer {
     Haystack english;
     Haystack noise;
   };
+  // INVALID_ARGUMENT: the recipe cannot train such a model, or its tokens are not bytes.
+  static absl::Status Check(const ModelConfig& config, const Recipe& recipe);
+  // Both have been checked.
   Trainer(const ModelConfig& config, const Recipe& recipe, Data data, int threads);
   ~Trainer();
 
@@ -48,8 +51,10 @@ class Trainer {
     double exact = 0;            // share of answers right in every byte, each given the ones before
     double write = 0;            // mean theta / theta_max outside facts
     double write_facts = 0;      // and inside them
-    double keys_alike = 0;       // mean cosine between keys, summed over blocks; 0 without a key_cost
-    double gradient_norm = 0;    // before clipping; a step whose norm is not finite changes nothing
+    double found = 0;            // share of those answer bytes whose own key is the nearest; 0 without a match_cost
+    double spread = 0;      // mean square of what two values' characters' keys have in common; 0 without a spread_cost
+    double keys_alike = 0;  // mean cosine between keys, summed over blocks; 0 without a key_cost
+    double gradient_norm = 0;  // before clipping; a step whose norm is not finite changes nothing
   };
   StepReport Step();
   int64_t step() const { return step_; }
@@ -60,9 +65,6 @@ class Trainer {
 
   // Starts from another model's weights in place of random ones.
   absl::Status LoadWeights(const std::string& safetensors_path);
-  // Makes the memory of block `index`, which must be an lmm, anew, with an output of zero, so that nothing changes
-  // until it learns: for one whose gates closed for good before it found its use. INVALID_ARGUMENT for another block.
-  absl::Status RenewMemory(int64_t index);
   // Writes config.json and model.safetensors.
   absl::Status ExportModel(const std::string& folder) const;
 
@@ -81,13 +83,21 @@ class Trainer {
   struct Segments {
     at::Tensor tokens;        // [rows, segment_tokens]
     at::Tensor outside;       // alike: 1 where a token belongs to no fact
+    at::Tensor values;        // [n], where characters of values are, of rows * segment_tokens
+    at::Tensor of_fact;       // alike, a number for each fact
     std::vector<bool> fresh;  // whose document begins with it
+  };
+  // A value that was told in the step's segment: `length` queries of a question, from `from` on, look for the keys of
+  // as many tokens of the segment, from `to` on.
+  struct Match {
+    int64_t question = 0, row = 0, from = 0, to = 0, length = 0;
   };
   // Questions of about one length.
   struct Questions {
     at::Tensor row;  // [n], of the group
     // [n, longest]; is_answer: 1 where a target is an answer's; weights: of its loss.
     at::Tensor tokens, targets, is_answer, weights;
+    std::vector<Match> matches;
   };
   struct Batch {
     Segments segments;

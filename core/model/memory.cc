@@ -10,11 +10,11 @@ using at::Tensor;
 
 // How a chunk's tokens act on each other, from the gates alone: rows are the last m tokens, columns the chunk's n.
 struct NeuralMemory::Tables {
-  Tensor mix;          // [G, m, n] B E: Cmat before theta; lower-triangular
-  Tensor keep;         // [G, m, 1] B_t; undefined without decay: 1
-  Tensor carry;        // [G, m, 1] m_t; undefined without momentum: 0
-  Tensor momentum;     // [G, 1, n] E's last row; undefined without momentum: 1 at the last token, else 0
-  Tensor velocity;     // [G, 1, 1] e_t of the last token; undefined without momentum: 0
+  Tensor mix;       // [G, m, n] B E: Cmat before theta; lower-triangular
+  Tensor keep;      // [G, m, 1] B_t; undefined without decay: 1
+  Tensor carry;     // [G, m, 1] m_t; undefined without momentum: 0
+  Tensor momentum;  // [G, 1, n] E's last row; undefined without momentum: 1 at the last token, else 0
+  Tensor velocity;  // [G, 1, 1] e_t of the last token; undefined without momentum: 0
 
   Tables Last() const {
     const auto last = [](const Tensor& t) { return t.defined() ? t.narrow(1, t.size(1) - 1, 1) : t; };
@@ -54,8 +54,9 @@ NeuralMemory::NeuralMemory(const ModelConfig& config, MemoryParameters parameter
 MemoryState NeuralMemory::InitialState(int64_t sessions) const {
   MemoryState state;
   for (const Tensor& init : parameters_.init) {  // [H, out, in]
-    state.weights.push_back(
-        init.unsqueeze(0).expand({sessions, -1, -1, -1}).reshape({sessions * init.size(0), init.size(1), init.size(2)}));
+    state.weights.push_back(init.unsqueeze(0)
+                                .expand({sessions, -1, -1, -1})
+                                .reshape({sessions * init.size(0), init.size(1), init.size(2)}));
     state.velocity.push_back(at::zeros_like(state.weights.back()));
   }
   state.conv_tail = at::zeros({sessions, config_.conv - 1, 3 * config_.inner()}, parameters_.in_weight.options());
@@ -78,8 +79,8 @@ NeuralMemory::Tables NeuralMemory::MakeTables(const Tensor& log_eta, const Tenso
     return tables;
   }
   const Tensor sums = log_eta.cumsum(1);
-  const Tensor momentum = DecayTable(sums, columns);                       // E, [G, n, n]
-  const Tensor velocity = sums.exp().unsqueeze(2);                         // e, [G, n, 1]
+  const Tensor momentum = DecayTable(sums, columns);  // E, [G, n, n]
+  const Tensor velocity = sums.exp().unsqueeze(2);    // e, [G, n, 1]
   const Tensor keep_rows = keep_table.expand({sums.size(0), -1, -1});
   tables.mix = keep_rows.bmm(momentum);
   tables.carry = keep_rows.bmm(velocity);
@@ -159,7 +160,8 @@ void NeuralMemory::CloseChunk(const Tables& tables, MemoryState* state) const {
                              open.inputs[l], 1, -1);
     } else {
       const auto newest = [](const Tensor& t) { return t.narrow(1, t.size(1) - 1, 1); };
-      velocity = -(newest(open.deltas[l]) * newest(open.theta).unsqueeze(2)).transpose(1, 2).bmm(newest(open.inputs[l]));
+      velocity =
+          -(newest(open.deltas[l]) * newest(open.theta).unsqueeze(2)).transpose(1, 2).bmm(newest(open.inputs[l]));
     }
   }
   open = OpenChunk();
@@ -185,11 +187,11 @@ NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, MemoryState* state) 
     history = at::cat({state->conv_tail, history}, 1);
     state->conv_tail = history.narrow(1, tokens, config_.conv - 1).contiguous();
   }
-  const Tensor convolved = at::conv1d(history.transpose(1, 2), parameters_.conv_weight.unsqueeze(1),
-                                      parameters_.conv_bias, at::IntArrayRef({1}), at::IntArrayRef({0}),
-                                      at::IntArrayRef({1}), /*groups=*/3 * inner)
-                               .transpose(1, 2)
-                               .contiguous();  // [N, T, 3 H d]
+  const Tensor convolved =
+      at::conv1d(history.transpose(1, 2), parameters_.conv_weight.unsqueeze(1), parameters_.conv_bias,
+                 at::IntArrayRef({1}), at::IntArrayRef({0}), at::IntArrayRef({1}), /*groups=*/3 * inner)
+          .transpose(1, 2)
+          .contiguous();  // [N, T, 3 H d]
   const Tensor split = at::silu(convolved)
                            .view({sessions, tokens, 3, heads, width})
                            .permute({2, 0, 3, 1, 4})
@@ -246,15 +248,16 @@ NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, MemoryState* state) 
     WritePiece({keys[i], values[i], thetas[i], log_etas[i], log_keeps[i]}, state, &surprises[i]);
     const OpenChunk& open = state->open;
     const bool is_whole = i >= first_whole && i < first_whole + whole;
-    const Tables tables =
-        is_whole ? whole_tables[i - first_whole] : MakeTables(open.log_eta, open.log_keep, sizes[i], open.tokens, theta);
+    const Tables tables = is_whole ? whole_tables[i - first_whole]
+                                   : MakeTables(open.log_eta, open.log_keep, sizes[i], open.tokens, theta);
     reads[i] = ReadPiece(queries[i], tables, *state);
     if (open.tokens == chunk) CloseChunk(tables, state);
   }
 
   const auto by_session = [&](const Tensor& t) { return t.view({sessions, heads, tokens}).transpose(1, 2); };
-  return {Finish(at::cat(reads, 1), projected[1]), by_session(at::cat(surprises, 1)),
-          by_session(gates.select(0, 0)), query_key.select(0, 1).view({sessions, heads, tokens, width})};
+  const Tensor by_head = query_key.view({2, sessions, heads, tokens, width});
+  return {Finish(at::cat(reads, 1), projected[1]), by_session(at::cat(surprises, 1)), by_session(gates.select(0, 0)),
+          by_head.select(0, 0), by_head.select(0, 1)};
 }
 
 Tensor NeuralMemory::ReadContext(const Tensor& x, const std::vector<Tensor>& weights) const {

@@ -53,7 +53,8 @@ class NeuralMemory {
     at::Tensor read;      // [N, T, D]: M_t read at x_t, after the update with x_t (eq. 15)
     at::Tensor surprise;  // [N, T, H]: the loss |M_c(k) - v|^2 before it
     at::Tensor write;     // [N, T, H]: the logit of theta / theta_max (before the bound)
-    at::Tensor keys;      // [N, H, T, d]: of length one
+    at::Tensor queries;   // [N, H, T, d]: of length one
+    at::Tensor keys;      // alike
   };
   // Writes x [N, T, D] and reads at each of its tokens. Any T >= 1 from any place of a chunk.
   Output Forward(const at::Tensor& x, MemoryState* state) const;

@@ -70,7 +70,7 @@ struct Titans::Block {
 
   // mac: segment by segment, as each begins with the memory that the one before left.
   Tensor Mac(const Tensor& x, BlockState* state, NeuralMemory::Output* learned) const {
-    std::vector<Tensor> outputs, surprises, writes, keys;
+    std::vector<Tensor> outputs, surprises, writes, queries, keys;
     for (int64_t done = 0; done < x.size(1);) {
       SegmentState& segment = state->segment;
       if (segment.tokens == 0) segment.frozen = state->memory.weights;
@@ -81,13 +81,17 @@ struct Titans::Block {
       outputs.push_back(Gate(attended, out.read));
       surprises.push_back(out.surprise);
       writes.push_back(out.write);
+      queries.push_back(out.queries);
       keys.push_back(out.keys);
       if (segment.tokens == config.segment) segment = SegmentState();
       done += tokens;
     }
     learned->surprise = at::cat(surprises, 1);
     learned->write = at::cat(writes, 1);
-    learned->keys = at::cat(keys, 2);
+    if (at::GradMode::is_enabled()) {  // only training asks for them
+      learned->queries = at::cat(queries, 2);
+      learned->keys = at::cat(keys, 2);
+    }
     return at::cat(outputs, 1);
   }
 
@@ -161,6 +165,7 @@ Titans::Output Titans::Forward(const Tensor& tokens, BatchState* state, Logits l
     if (learned.surprise.defined()) {
       surprises.push_back(learned.surprise);
       writes.push_back(learned.write);
+      out.queries.push_back(learned.queries);
       out.keys.push_back(learned.keys);
     }
   }

@@ -46,7 +46,8 @@ class Titans {
     at::Tensor logits;    // [N, T, V], [N, 1, V] or undefined
     at::Tensor surprise;  // [N, T, memory blocks, H]; undefined when no block has a memory
     at::Tensor write;     // alike: the logits of theta / theta_max
-    std::vector<at::Tensor> keys;  // of each memory block, [N, H, T, d]
+    // Of each memory block, [N, H, T, d]; a mac block's are undefined without gradients.
+    std::vector<at::Tensor> queries, keys;
   };
   // tokens [N, T], int64, in [0, V). Any T >= 1.
   Output Forward(const at::Tensor& tokens, BatchState* state, Logits logits) const;

@@ -17,10 +17,10 @@ constexpr char kRecipe[] = R"({
   "seed": 3, "rows": 6, "segment_tokens": 128, "questions": 2, "learning_rate": 0.003, "warmup_steps": 4,
   "weight_decay": 0.01, "clip_norm": 1.0, "gate_bias": -3.0, "echo_init": 1,
   "stages": [
-    {"steps": 6, "write_cost": 0.0, "key_cost": 0.0, "min_tokens": 128, "max_tokens": 128, "min_facts": 1, "max_facts": 1,
-     "noise_share": 0.5, "two_digit_share": 0.5, "echo_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 1.0, "answer_weight": 2.0, "first_weight": 3.0},
-    {"steps": 10, "write_cost": 0.1, "key_cost": 0.5, "min_tokens": 256, "max_tokens": 1024, "min_facts": 1, "max_facts": 4,
-     "noise_share": 0.5, "two_digit_share": 0.5, "echo_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 0.5, "answer_weight": 2.0, "first_weight": 3.0}
+    {"steps": 6, "write_cost": 0.0, "keys_pace": 0.3, "match_cost": 0.1, "spread_cost": 0.5, "key_cost": 0.0, "min_tokens": 128, "max_tokens": 128, "min_facts": 1, "max_facts": 1,
+     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 1.0, "answer_weight": 2.0, "first_weight": 3.0},
+    {"steps": 10, "write_cost": 0.1, "keys_pace": 0.3, "match_cost": 0.1, "spread_cost": 0.5, "key_cost": 0.5, "min_tokens": 256, "max_tokens": 1024, "min_facts": 1, "max_facts": 4,
+     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 0.5, "answer_weight": 2.0, "first_weight": 3.0}
   ]
 })";
 
@@ -90,28 +90,6 @@ TEST_F(TrainerTest, LossFallsAndTheModelLoads) {
   EXPECT_OK(Model::Load(folder_.path(), {}));
 }
 
-TEST_F(TrainerTest, AMemoryMadeAnewBeginsSilentAndLearns) {
-  const auto trainer = NewTrainer();
-  EXPECT_THAT(trainer->RenewMemory(0), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("block 0")));  // swa
-  EXPECT_THAT(trainer->RenewMemory(3), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("block 3")));  // none
-  trainer->Step();
-  ASSERT_OK(trainer->RenewMemory(1));
-  const auto output_weights = [&]() -> double {
-    EXPECT_OK(trainer->ExportModel(folder_.path()));
-    const auto loaded = LoadParameters(SmallConfig(), *ReadFile(folder_.File("model.safetensors")));
-    EXPECT_OK(loaded);
-    double sum = 0;
-    for (const NamedTensor& one : *loaded) {
-      if (one.name != "blocks.1.memory.o.weight") continue;
-      for (const float value : one.values) sum += std::abs(value);
-    }
-    return sum;
-  };
-  EXPECT_EQ(output_weights(), 0);
-  trainer->Step();
-  EXPECT_GT(output_weights(), 0);
-}
-
 TEST_F(TrainerTest, ADamagedCheckpointIsRefused) {
   const auto trainer = NewTrainer();
   ASSERT_OK(trainer->SaveCheckpoint(folder_.File("checkpoint")));
@@ -119,6 +97,23 @@ TEST_F(TrainerTest, ADamagedCheckpointIsRefused) {
   ASSERT_OK(WriteFileAtomically(folder_.File("checkpoint"), bytes.substr(0, bytes.size() / 2)));
   EXPECT_THAT(trainer->LoadCheckpoint(folder_.File("checkpoint")),
               StatusIs(absl::StatusCode::kDataLoss, HasSubstr("checkpoint")));
+}
+
+TEST(TrainerCheck, ErrorsNameTheKey) {
+  const Recipe recipe = *ParseRecipe(kRecipe);
+  EXPECT_OK(Trainer::Check(SmallConfig(), recipe));
+  const auto refused = [](const ModelConfig& config, const Recipe& with, const std::string& what) {
+    EXPECT_THAT(Trainer::Check(config, with), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(what)));
+  };
+  ModelConfig config = SmallConfig();
+  config.memory.conv = 2;
+  refused(config, recipe, "'memory.conv' is 2");
+  config = SmallConfig();
+  config.tokenizer.kind = TokenizerKind::kNone;
+  refused(config, recipe, "'bytes'");
+  Recipe odd = recipe;
+  odd.segment_tokens += 1;
+  refused(SmallConfig(), odd, "'segment_tokens' is 129");
 }
 
 TEST(Recipe, ErrorsNameTheKey) {

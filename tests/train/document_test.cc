@@ -1,0 +1,83 @@
+#include "train/document.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "core/base/file.h"
+#include "core/model/tokenizer.h"
+#include "tests/status_matchers.h"
+#include "tests/temp_folder.h"
+
+namespace mnemosyne {
+namespace {
+
+using testing::HasSubstr;
+
+class DocumentTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string words, text;
+    for (char a = 'a'; a <= 'z'; ++a) {
+      for (char b = 'a'; b <= 'p'; ++b) words += std::string{a, b, 'e', 'l'} + " n 4 1 @ 4 1 0\n";
+    }
+    for (int i = 0; i < 2000; ++i) text += "jumps over the lazy dog. ";
+    ASSERT_OK(WriteFileAtomically(folder_.File("index.adj"), words));
+    ASSERT_OK(WriteFileAtomically(folder_.File("index.noun"), words));
+    ASSERT_OK(WriteFileAtomically(folder_.File("text.txt"), text));
+  }
+  Document Make(const DocumentOptions& options) {
+    return MakeDocument(options, *Vocabulary::Load(folder_.path()), *Haystack::FromFiles({folder_.File("text.txt")}),
+                        Haystack::Noise(), random_);
+  }
+  static std::string Text(const std::vector<int32_t>& tokens, int64_t begin, int64_t end) {
+    return std::string(tokens.begin() + begin, tokens.begin() + end);
+  }
+  TempFolder folder_;
+  Random random_{5};
+};
+
+TEST_F(DocumentTest, TellsEveryFactWhereItSays) {
+  for (int i = 0; i < 50; ++i) {
+    const Document document =
+        Make({.min_tokens = 256, .max_tokens = 2048, .min_facts = 1, .max_facts = 8, .distractor_share = 0.5});
+    EXPECT_EQ(document.tokens.size() % 256, 0);
+    ASSERT_FALSE(document.facts.empty());
+    int64_t done = 0;
+    for (const ToldFact& told : document.facts) {
+      EXPECT_GE(told.begin, done);
+      done = told.end;
+      EXPECT_THAT(Text(document.tokens, told.begin, told.end), HasSubstr(told.fact.key));
+      EXPECT_EQ(Text(document.tokens, told.value, told.value + told.fact.value.size()), told.fact.value);
+      EXPECT_LE(told.value + static_cast<int64_t>(told.fact.value.size()), told.end);
+    }
+  }
+}
+
+TEST_F(DocumentTest, DistractorsAreNumbersThatNoFactTells) {
+  const auto digits_outside = [&](double share) {
+    const Document document =
+        Make({.min_tokens = 2048, .max_tokens = 2048, .noise_share = 0, .distractor_share = share});
+    const ToldFact& told = document.facts[0];
+    const std::string outside = Text(document.tokens, 0, told.begin) + Text(document.tokens, told.end, 2048);
+    return std::count_if(outside.begin(), outside.end(), [](char c) { return '0' <= c && c <= '9'; });
+  };
+  EXPECT_EQ(digits_outside(0), 0);
+  EXPECT_GT(digits_outside(1), 20);
+}
+
+TEST_F(DocumentTest, AnExerciseEndsWithTheValueAndTheEndOfTheAnswer) {
+  const Vocabulary vocabulary = *Vocabulary::Load(folder_.path());
+  for (int i = 0; i < 50; ++i) {
+    const Fact fact = vocabulary.Draw(ValueKind::kNumber, Split::kTrain, random_);
+    const Exercise exercise = MakeExercise(fact, 0.3, random_);
+    EXPECT_EQ(exercise.tokens.front(), kByteQuestion);
+    EXPECT_EQ(exercise.tokens.back(), kByteEndOfAnswer);
+    EXPECT_EQ(Text(exercise.tokens, exercise.value, exercise.tokens.size() - 1), fact.value);
+    EXPECT_LE(exercise.value - exercise.answer_begin, 1);
+    EXPECT_THAT(Text(exercise.tokens, 1, exercise.answer_begin), HasSubstr(fact.key));
+  }
+}
+
+}  // namespace
+}  // namespace mnemosyne
