@@ -181,6 +181,8 @@ Tensor CrossEntropy(const Tensor& logits, const Tensor& targets) {
   return -logits.log_softmax(-1).gather(2, targets.unsqueeze(2)).squeeze(2);
 }
 
+constexpr float kFirstSpread = 4;  // of a value's first character, against the others
+
 // A query meets its key among those of the segment: nats by which a softmax over them misses it, a head each.
 constexpr double kMatchScale = 10;
 
@@ -287,6 +289,7 @@ Trainer::Segments Trainer::NextSegments(const Group& group) {
   const int64_t rows = group.end - group.begin, tokens = recipe_.segment_tokens;
   Segments segments;
   std::vector<int64_t> ids, values, of_fact;
+  std::vector<float> spread;
   int64_t facts = 0;
   std::vector<float> outside(rows * tokens, 1.0f);
   ids.reserve(rows * tokens);
@@ -304,6 +307,7 @@ Trainer::Segments Trainer::NextSegments(const Group& group) {
         if (t < 0 || t >= tokens) continue;
         values.push_back(i * tokens + t);
         of_fact.push_back(facts);
+        spread.push_back(c == 0 ? kFirstSpread : 1.0f);
       }
       ++facts;
     }
@@ -313,6 +317,7 @@ Trainer::Segments Trainer::NextSegments(const Group& group) {
   segments.tokens = at::tensor(ids).view({rows, tokens});
   segments.values = at::tensor(values, at::kLong);
   segments.of_fact = at::tensor(of_fact, at::kLong);
+  segments.spread = at::tensor(spread, at::kFloat);
   return segments;
 }
 
@@ -448,7 +453,9 @@ Trainer::GroupReport Trainer::RunGroup(const Group& group, const Batch& batch, c
     // What one value's readout gets from all others grows with the squares of their keys' cosines, of all heads
     // together: heads that confuse different facts help each other out. Also between rows, which no session shares; but
     // not within a value, since of those there are always few, and of others the more, the more is told.
-    const Tensor others = (segments.of_fact.unsqueeze(0) != segments.of_fact.unsqueeze(1)).to(at::kFloat);  // [n, n]
+    // A first character counts more: none of its own value comes before it, and a wrong one leads to another's value.
+    const Tensor others = (segments.of_fact.unsqueeze(0) != segments.of_fact.unsqueeze(1)).to(at::kFloat) *
+                          segments.spread.unsqueeze(0) * segments.spread.unsqueeze(1);  // [n, n]
     const double pairs = std::max(1.0, others.sum().item<double>());
     const double share = static_cast<double>(group.end - group.begin) / totals.rows;
     for (const Tensor& keys : read.keys) {

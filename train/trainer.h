@@ -85,6 +85,7 @@ class Trainer {
     at::Tensor outside;       // alike: 1 where a token belongs to no fact
     at::Tensor values;        // [n], where characters of values are, of rows * segment_tokens
     at::Tensor of_fact;       // alike, a number for each fact
+    at::Tensor spread;        // alike, what each counts in spread_cost
     std::vector<bool> fresh;  // whose document begins with it
   };
   // A value that was told in the step's segment: `length` queries of a question, from `from` on, look for the keys of
