@@ -44,6 +44,10 @@ void StrewNumbers(std::string* text, Random& random) {
 
 }  // namespace
 
+std::string TwoDigits(Random& random) {
+  return {static_cast<char>('1' + random() % 9), static_cast<char>('0' + random() % 10)};
+}
+
 Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabulary, const Haystack& english,
                       const Haystack& noise, Random& random) {
   const auto unit = [&] { return std::uniform_real_distribution<double>(0, 1)(random); };
@@ -57,8 +61,8 @@ Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabula
     std::string text;
   };
   std::vector<Told> told;
-  const bool has_two_digits = unit() < options.two_digit_share;
-  const char digits[] = {static_cast<char>('1' + random() % 9), static_cast<char>('0' + random() % 10)};
+  std::string digits = options.digits;
+  if (unit() < options.two_digit_share) digits = TwoDigits(random);
   int64_t used = 0;
   for (int64_t i = 0; i < wanted; ++i) {
     const double pick = unit();
@@ -66,8 +70,8 @@ Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabula
                            : pick < options.number_share + options.word_share ? ValueKind::kWord
                                                                               : ValueKind::kUuid;
     Fact fact = vocabulary.Draw(kind, Split::kTrain, random);
-    if (has_two_digits && kind == ValueKind::kNumber) {
-      for (char& digit : fact.value) digit = digits[random() % 2];
+    if (!digits.empty() && kind == ValueKind::kNumber) {
+      for (char& digit : fact.value) digit = digits[random() % digits.size()];
     }
     const int wording = DrawWording(kEchoedStatement, kStatementWordings, options.echo_share, random);
     const std::string text = absl::StrCat(" ", Statement(fact, wording));

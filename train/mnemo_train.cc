@@ -1,4 +1,6 @@
 // mnemo-train: makes a model from a config, a recipe and text.
+#include <malloc.h>
+
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -93,7 +95,7 @@ absl::Status Run() {
   const auto begin = std::chrono::steady_clock::now();
   const int64_t first = trainer.step(), tokens_a_step = recipe.rows * recipe.segment_tokens;
   double answer_loss = 0, text_loss = 0, accuracy = 0, exact = 0, write = 0, write_facts = 0, keys_alike = 0, found = 0,
-         spread = 0;
+         spread = 0, drill_found = 0, drill_noise = 0;
   const int64_t stop_after = absl::GetFlag(FLAGS_stop_after),
                 last = stop_after > 0 ? std::min(stop_after, recipe.steps()) : recipe.steps();
   while (trainer.step() < last) {
@@ -105,6 +107,8 @@ absl::Status Run() {
     exact = keep * exact + (1 - keep) * report.exact;
     write = keep * write + (1 - keep) * report.write;
     spread = keep * spread + (1 - keep) * report.spread;
+    drill_found = keep * drill_found + (1 - keep) * report.drill_found;
+    drill_noise = keep * drill_noise + (1 - keep) * report.drill_noise;
     found = keep * found + (1 - keep) * report.found;
     keys_alike = keep * keys_alike + (1 - keep) * report.keys_alike;
     write_facts = keep * write_facts + (1 - keep) * report.write_facts;
@@ -113,9 +117,9 @@ absl::Status Run() {
       const double rate = (report.step - first) * tokens_a_step / seconds;
       std::printf(
           "step %d/%d  text %.3f  answer %.4f  right %.1f%%  exact %.1f%%  write %.6f / %.4f  found %.1f%%  "
-          "alike %.2f  spread %.4f  |grad| %.2f  %.0f tokens/s  %.0f min left\n",
+          "alike %.2f  spread %.4f  drill %.2f%% %.4f  |grad| %.2f  %.0f tokens/s  %.0f min left\n",
           static_cast<int>(report.step), static_cast<int>(last), text_loss, answer_loss, 100 * accuracy, 100 * exact,
-          write, write_facts, 100 * found, keys_alike, spread, report.gradient_norm, rate,
+          write, write_facts, 100 * found, keys_alike, spread, 100 * drill_found, drill_noise, report.gradient_norm, rate,
           (last - report.step) * tokens_a_step / rate / 60);
       std::fflush(stdout);
       const Json line = {{"step", report.step},
@@ -127,6 +131,8 @@ absl::Status Run() {
                          {"write_in_facts", write_facts},
                          {"found", found},
                          {"spread", spread},
+                         {"drill_found", drill_found},
+                         {"drill_noise", drill_noise},
                          {"keys_alike", keys_alike},
                          {"gradient_norm", report.gradient_norm},
                          {"seconds", seconds},
@@ -155,6 +161,9 @@ absl::Status Run() {
 int main(int argc, char** argv) {
   absl::SetProgramUsageMessage("trains a Titans model; see docs/training.md");
   absl::ParseCommandLine(argc, argv);
+  // A step's tensors come and go by the gigabyte: memory that went back to the system would be cleared again each time.
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
   mnemosyne::EnterWorkerThread();
   const absl::Status status = mnemosyne::Run();
   if (status.ok()) return 0;

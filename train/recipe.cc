@@ -101,6 +101,8 @@ absl::StatusOr<Recipe> ParseRecipe(absl::string_view json_text) {
     of_stage.Take("keys_pace", &stage.keys_pace, 0, 10);
     of_stage.Take("spread_cost", &stage.spread_cost, 0, 1000);
     of_stage.Take("match_cost", &stage.match_cost, 0, 100);
+    of_stage.Take("drill_facts", &stage.drill_facts, 0, 1024);
+    of_stage.Take("drill_cost", &stage.drill_cost, 0, 100);
     of_stage.Take("min_tokens", &stage.documents.min_tokens, 1, 1e9);
     of_stage.Take("max_tokens", &stage.documents.max_tokens, static_cast<double>(stage.documents.min_tokens), 1e9);
     of_stage.Take("min_facts", &stage.documents.min_facts, 1, 1e6);

@@ -17,6 +17,8 @@ struct Stage {
   double keys_pace = 1;      // learning rate of what makes keys, against the others'; with echo_init
   double spread_cost = 0;    // loss per unit of the mean square of what keys of values have in common (trainer.cc)
   double match_cost = 0;     // loss per nat by which an answer's queries miss the keys it was told under (trainer.cc)
+  int64_t drill_facts = 0;   // in each of a step's two drills (drill.h); 0: no drills
+  double drill_cost = 0;     // of their loss
   double text_weight = 1;    // of the documents' loss, nats a byte
   double answer_weight = 1;  // of the answers' loss, nats a byte
   double first_weight = 1;   // of an answer's first characters, which alone say whose value it is, against its others

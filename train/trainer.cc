@@ -14,118 +14,14 @@
 #include "core/model/model.h"
 #include "core/model/parameters.h"
 #include "core/model/session_state.h"
+#include "train/drill.h"
+#include "train/initial_weights.h"
 
 namespace mnemosyne {
 
 using at::Tensor;
 
 namespace {
-
-// Random weights from which the memory learns to write: small first steps (gate_bias), convolutions that begin near
-// the newest token.
-Tensor InitialWeight(const ParameterShape& parameter, const ModelConfig& config, double gate_bias) {
-  const std::string& name = parameter.name;
-  const auto ends = [&](const char* suffix) { return name.ends_with(suffix); };
-  const Tensor noise = at::randn(parameter.shape);
-  if (name.find("norm") != std::string::npos) return at::ones(parameter.shape);
-  if (ends("_conv.bias")) return at::zeros(parameter.shape);
-  if (ends("_conv.weight")) {
-    Tensor taps = 0.3 * noise;
-    taps.select(1, config.memory.conv - 1).add_(0.7);
-    return taps;
-  }
-  if (ends("gates.bias")) {
-    const int64_t heads = config.memory.heads;
-    return at::cat({at::full({heads}, gate_bias), at::full({heads}, -1.0), at::full({heads}, -6.0)});
-  }
-  if (name == "embed.weight") return 0.5 * noise;
-  if (name == "head.weight") return 0.02 * noise;
-  const double scale = 1.0 / std::sqrt(static_cast<double>(parameter.shape.back()));
-  if (name.find("memory.init") != std::string::npos) return 0.1 * scale * noise;
-  if (ends("o.weight") || ends("down.weight")) return scale / std::sqrt(2.0 * config.blocks.size()) * noise;
-  return scale * noise;
-}
-
-// Makes the memory of random weights one from what came before a token to that token, in two senses. Three heads in
-// four key by what was mentioned: each channel sums its projection over the last tokens, about as many as there are
-// taps, so that a name is found again in other words, a little nearer or farther; the last token counts as much as all
-// of them, or the characters of one value would share one key. The others key by n-gram: random taps that fade within a
-// few tokens, so that what followed the same characters is found, whatever came before. A bias makes keys sparse: a
-// linear memory confuses what is told under keys that have much in common. Queries are the keys of the token to come.
-// Training has only to learn which contexts matter. ParameterShapes has q before k; the query copies nothing until both
-// are there.
-void AlignQueries(const std::string& name, const MemoryConfig& config, std::map<std::string, Tensor>& before,
-                  Tensor* weight) {
-  const at::NoGradGuard no_grad;
-  const double norm = 1.7;
-  const auto query = [&](size_t suffix) -> Tensor& {
-    return before.at(std::string(name).replace(name.size() - suffix, 1, "q"));
-  };
-  if (name.ends_with("memory.k.weight")) {
-    query(8).copy_(*weight);
-  } else if (name.ends_with("memory.k_conv.weight")) {
-    const int64_t taps = weight->size(1), reach = taps - 1, mentions = config.heads * 3 / 4 * config.head_dim;
-    const Tensor distance = at::arange(reach, 0, -1).unsqueeze(0);  // of each tap but the last, in tokens
-    const Tensor widths = at::randint(2 * reach / 3, reach + 1, {mentions, 1});
-    const Tensor inside = (distance <= widths).to(at::kFloat);
-    const Tensor sums = inside / inside.norm(2, {1}, true) + (distance == 1).to(at::kFloat);
-    const int64_t others = weight->size(0) - mentions;
-    const Tensor fade = 1.5 * (at::rand({others, 1}) * std::log(4.0 / 1.5)).exp();  // 1.5 to 4 tokens
-    const Tensor ngrams = at::randn({others, reach}) * (-(distance - 1) / fade).exp();
-    const Tensor rows = at::cat({sums, ngrams}, 0);
-    weight->narrow(1, 0, reach).copy_(norm * rows / rows.norm(2, {1}, true));
-    weight->select(1, reach).zero_();  // the token itself is the value, not the key
-    query(13).zero_().narrow(1, 1, reach).copy_(weight->narrow(1, 0, reach));
-  } else if (name.ends_with("memory.k_conv.bias")) {
-    weight->fill_(-0.5 * norm);
-    query(11).copy_(*weight);
-  } else if (name.ends_with("memory.v_conv.weight")) {
-    weight->zero_();
-    weight->select(1, weight->size(1) - 1).fill_(1.0);
-  }
-}
-
-// Keys that begin well are soon spoiled at the pace at which the rest has to learn: they have their own.
-bool IsOfKeys(const std::string& name) {
-  for (const char* part : {"memory.q.", "memory.k.", "memory.q_conv.", "memory.k_conv."}) {
-    if (name.find(part) != std::string::npos) return true;
-  }
-  return false;
-}
-
-constexpr int64_t kCenteringBytes = 8192, kCenteringRowBytes = 256;
-constexpr double kClosed = -13.0;  // logit of a write gate that is as good as closed
-
-// The inputs of block `index` after its norm, by the blocks before it alone: tokens [N, T] -> [N, T, D].
-Tensor InputsOf(const ModelConfig& config, const std::map<std::string, Tensor>& parameters, size_t index,
-                const Tensor& tokens) {
-  const at::NoGradGuard no_grad;
-  ModelConfig before = config;
-  before.blocks.resize(index);
-  before.tie_embeddings = false;
-  std::map<std::string, Tensor> all = parameters;
-  all["norm.weight"] = parameters.at(absl::StrCat("blocks.", index, ".norm1.weight"));
-  all["head.weight"] = at::eye(config.dim);
-  const Titans titans(before, all);
-  BatchState state = titans.InitialState(tokens.size(0));
-  return titans.Forward(tokens, &state, Titans::Logits::kAll).logits;
-}
-
-// Makes keys and queries of block `index` blind to what all tokens have in common: sums of many tokens then differ by
-// what is unusual among them.
-void CenterKeys(const ModelConfig& config, size_t index, const std::string& text,
-                std::map<std::string, Tensor>* parameters) {
-  std::vector<int64_t> bytes;
-  for (const unsigned char byte : text) bytes.push_back(byte);
-  const Tensor tokens = at::tensor(bytes).view({-1, kCenteringRowBytes});
-  const Tensor mean = InputsOf(config, *parameters, index, tokens).mean(at::IntArrayRef({0, 1}));
-  const at::NoGradGuard no_grad;
-  const Tensor direction = mean / mean.norm();
-  for (const char* which : {"q", "k"}) {
-    Tensor& weight = parameters->at(absl::StrCat("blocks.", index, ".memory.", which, ".weight"));  // [H d, D]
-    weight.sub_(weight.mv(direction).unsqueeze(1) * direction.unsqueeze(0));
-  }
-}
 
 // A state's tensors, detached from the step that made them.
 BatchState Detached(const BatchState& state) {
@@ -174,6 +70,7 @@ BatchState Selected(const BatchState& state, const Tensor& index) {
 }
 
 constexpr int64_t kGroupRows = 3;
+constexpr double kClosed = -13.0;  // logit of a write gate that is as good as closed
 constexpr size_t kShortExercise = 96;  // tokens; longer ones are computed apart, or padding would cost more than text
 
 // logits [N, T, V], targets [N, T] -> nats [N, T]
@@ -185,6 +82,8 @@ constexpr float kFirstSpread = 4;  // of a value's first character, against the 
 
 // A query meets its key among those of the segment: nats by which a softmax over them misses it, a head each.
 constexpr double kMatchScale = 10;
+
+constexpr size_t kDrills = 2;  // a step, each against itself
 
 // Calls work(0) to work(count - 1), each once, on `threads` threads that end before it returns.
 void RunOnThreads(int threads, size_t count, const std::function<void(size_t)>& work) {
@@ -210,7 +109,7 @@ struct Trainer::GroupReport {
   BatchState state;
   // Sums, not means.
   double text = 0, answer = 0, wrong = 0, exact = 0, asked = 0, write = 0, write_facts = 0, alike = 0, found = 0,
-         spread = 0;
+         spread = 0, drill_found = 0, drill_noise = 0;
 };
 
 absl::Status Trainer::Check(const ModelConfig& config, const Recipe& recipe) {
@@ -222,6 +121,17 @@ absl::Status Trainer::Check(const ModelConfig& config, const Recipe& recipe) {
     return absl::InvalidArgumentError(absl::StrCat("recipe key 'echo_init' is 1 and config key 'memory.conv' is ",
                                                    config.memory.conv, "; it must be at least 3"));
   }
+  for (const Stage& stage : recipe.stages) {
+    if (stage.drill_facts == 0) continue;
+    const auto memory = std::find_if(config.blocks.begin(), config.blocks.end(), HasMemory);
+    if (memory == config.blocks.end() || *memory == BlockKind::kMac || recipe.segment_tokens < 256 ||
+        config.memory.conv > kDrillReach) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("recipe key 'drill_facts' is not 0: the first block with a memory must then be lmm, mag or mal, "
+                       "'segment_tokens' at least 256 and config key 'memory.conv' at most ",
+                       kDrillReach));
+    }
+  }
   if (config.tokenizer.kind != TokenizerKind::kBytes || config.vocab_size < 258) {
     return absl::InvalidArgumentError("recall documents need the tokenizer 'bytes' and a vocab_size of at least 258");
   }
@@ -231,23 +141,16 @@ absl::Status Trainer::Check(const ModelConfig& config, const Recipe& recipe) {
 Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, Data data, int threads)
     : config_(config), recipe_(recipe), data_(std::move(data)), rows_(recipe.rows), threads_(threads) {
   at::manual_seed(recipe.seed);
+  Random random(recipe.seed);
+  parameters_ = InitialWeights(config, recipe.gate_bias, recipe.echo_init, data_.english.Draw(kCenteringBytes, random));
   std::vector<Tensor> matrices, others, keys;
   for (const ParameterShape& one : ParameterShapes(config)) {
-    Tensor weight = InitialWeight(one, config, recipe.gate_bias).contiguous();
-    if (recipe.echo_init) AlignQueries(one.name, config.memory, parameters_, &weight);
-    parameters_[one.name] = weight;
+    const Tensor& weight = parameters_.at(one.name);
     weights_.push_back(weight);
     if (recipe.echo_init && IsOfKeys(one.name)) {
       keys.push_back(weight);
     } else {
       (one.shape.size() > 1 ? matrices : others).push_back(weight);
-    }
-  }
-  if (recipe.echo_init) {
-    Random random(recipe.seed);
-    const std::string text = data_.english.Draw(kCenteringBytes, random);
-    for (size_t i = 0; i < config.blocks.size(); ++i) {
-      if (config.blocks[i] == BlockKind::kLmm) CenterKeys(config, i, text, &parameters_);
     }
   }
   for (Tensor& weight : weights_) weight.requires_grad_(true);
@@ -474,6 +377,22 @@ Trainer::GroupReport Trainer::RunGroup(const Group& group, const Batch& batch, c
   return report;
 }
 
+Trainer::GroupReport Trainer::RunDrill(uint64_t index) const {
+  const Stage& stage = recipe_.StageAt(step_);
+  std::seed_seq seed{recipe_.seed, index, static_cast<uint64_t>(step_), uint64_t{11}};
+  Random random(seed);
+  const Drill drill = MakeDrill(stage.documents, stage.drill_facts, recipe_.segment_tokens, data_.vocabulary,
+                                data_.english, data_.noise, random);
+  const DrillScore score = ScoreDrill(Titans(config_, parameters_), config_.memory.conv, drill);
+  GroupReport report;
+  report.drill_found = score.found;
+  report.drill_noise = score.noise;
+  report.gradients = torch::autograd::grad({stage.drill_cost / static_cast<double>(kDrills) * score.loss}, weights_,
+                                           /*grad_outputs=*/{}, /*retain_graph=*/false, /*create_graph=*/false,
+                                           /*allow_unused=*/true);
+  return report;
+}
+
 Trainer::StepReport Trainer::Step() {
   std::vector<Batch> batches;
   Totals totals;
@@ -493,8 +412,11 @@ Trainer::StepReport Trainer::Step() {
   totals.rows = static_cast<double>(recipe_.rows);
   const double inside = totals.rows * static_cast<double>(recipe_.segment_tokens) - totals.outside;
 
-  std::vector<GroupReport> reports(groups_.size());
-  RunOnThreads(threads_, groups_.size(), [&](size_t i) { reports[i] = RunGroup(groups_[i], batches[i], totals); });
+  const size_t drills = recipe_.StageAt(step_).drill_facts > 0 ? kDrills : 0;
+  std::vector<GroupReport> reports(groups_.size() + drills);
+  RunOnThreads(threads_, reports.size(), [&](size_t i) {
+    reports[i] = i < drills ? RunDrill(i) : RunGroup(groups_[i - drills], batches[i - drills], totals);
+  });
 
   StepReport report;
   double asked = 0;
@@ -507,6 +429,8 @@ Trainer::StepReport Trainer::Step() {
     report.write_facts += one.write_facts / std::max(1.0, inside);
     report.spread += one.spread;
     report.found += one.found / std::max(1.0, totals.matches);
+    report.drill_found += one.drill_found / static_cast<double>(kDrills);
+    report.drill_noise += one.drill_noise / static_cast<double>(kDrills);
     report.keys_alike += one.alike / totals.rows;
     asked += one.asked;
   }
@@ -535,7 +459,7 @@ Trainer::StepReport Trainer::Step() {
       static_cast<torch::optim::AdamWOptions&>(groups[g].options()).lr(pace * recipe_.LearningRateAt(step_));
     }
     optimizer_->step();
-    for (size_t i = 0; i < groups_.size(); ++i) groups_[i].state = std::move(reports[i].state);
+    for (size_t i = 0; i < groups_.size(); ++i) groups_[i].state = std::move(reports[drills + i].state);
   } else {  // the memories that led here are not worth keeping: every row starts anew
     for (Row& row : rows_) row.cursor = row.document.tokens.size();
     ForgetStates();

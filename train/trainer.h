@@ -54,6 +54,8 @@ class Trainer {
     double found = 0;            // share of those answer bytes whose own key is the nearest; 0 without a match_cost
     double spread = 0;      // mean square of what two values' characters' keys have in common; 0 without a spread_cost
     double keys_alike = 0;  // mean cosine between keys, summed over blocks; 0 without a key_cost
+    double drill_found = 0;  // of a drill's characters whose own key is the nearest; 0 without drills
+    double drill_noise = 0;  // see drill.h
     double gradient_norm = 0;  // before clipping; a step whose norm is not finite changes nothing
   };
   StepReport Step();
@@ -111,6 +113,7 @@ class Trainer {
   Segments NextSegments(const Group& group);
   std::vector<Questions> AskRows(const Group& group) const;
   GroupReport RunGroup(const Group& group, const Batch& batch, const Totals& totals) const;
+  GroupReport RunDrill(uint64_t index) const;
   void ForgetStates();
 
   const ModelConfig config_;

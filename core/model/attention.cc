@@ -98,14 +98,24 @@ Tensor Attention::WindowUnits(const Tensor& query, const Tensor& keys, const Ten
       .reshape({sessions, config_.heads, tokens, config_.head_dim()});
 }
 
-Tensor Attention::Window(const Tensor& x, const Tensor& positions, WindowState* state) const {
+Attention::Projected Attention::Extend(const Tensor& x, const Tensor& positions, WindowState* state) const {
   const int64_t tokens = x.size(1), tail = config_.window - 1;
   const std::vector<Tensor> qkv = Linear(x, parameters_.in_weight).chunk(3, 2);
   const Tensor token_positions = positions.unsqueeze(1) + at::arange(tokens, positions.options());  // [N, T]
-  const Tensor query = Rotate(Heads(qkv[0]), token_positions, config_.rope_base);
   const Tensor keys = at::cat({state->keys, Rotate(Heads(qkv[1]), token_positions, config_.rope_base)}, 2);
   const Tensor values = at::cat({state->values, Heads(qkv[2])}, 2);
   *state = {keys.narrow(2, tokens, tail).contiguous(), values.narrow(2, tokens, tail).contiguous()};
+  return {qkv[0], token_positions, keys, values};
+}
+
+void Attention::Advance(const Tensor& x, const Tensor& positions, WindowState* state) const {
+  Extend(x, positions, state);
+}
+
+Tensor Attention::Window(const Tensor& x, const Tensor& positions, WindowState* state) const {
+  const int64_t tokens = x.size(1), tail = config_.window - 1;
+  const auto [projected, token_positions, keys, values] = Extend(x, positions, state);
+  const Tensor query = Rotate(Heads(projected), token_positions, config_.rope_base);
 
   const int64_t unit = std::min(tokens, kUnit), rest = tokens % unit, whole = tokens - rest;
   Tensor attended = WindowUnits(query.narrow(2, 0, whole), keys.narrow(2, 0, tail + whole),

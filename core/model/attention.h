@@ -41,10 +41,19 @@ class Attention {
   // x [N, T, D] -> [N, T, D]. `positions` [N]: each session's tokens before x. Any T >= 1.
   at::Tensor Window(const at::Tensor& x, const at::Tensor& positions, WindowState* state) const;
 
+  // The same for the state alone: nobody reads what the tokens attend to.
+  void Advance(const at::Tensor& x, const at::Tensor& positions, WindowState* state) const;
+
   // x, recalled [N, T, D] -> [N, T, D]; T at most what is left of the segment.
   at::Tensor Segment(const at::Tensor& x, const at::Tensor& recalled, SegmentState* state) const;
 
  private:
+  struct Projected {
+    at::Tensor query;      // [N, T, D], not rotated
+    at::Tensor positions;  // [N, T]
+    at::Tensor keys, values;  // [N, A, w - 1 + T, a]
+  };
+  Projected Extend(const at::Tensor& x, const at::Tensor& positions, WindowState* state) const;
   at::Tensor WindowUnits(const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values,
                          const at::Tensor& positions, int64_t unit) const;
   at::Tensor Attend(const at::Tensor& query, const at::Tensor& keys_t, const at::Tensor& values,

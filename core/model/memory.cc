@@ -46,6 +46,19 @@ std::vector<Tensor> Split(const Tensor& tensor, at::IntArrayRef sizes) {
   return tensor.split_with_sizes(sizes, 1);
 }
 
+// history [N, K - 1 + T, c H d] -> silu of its depthwise convolution, [c, N H, T, d].
+Tensor Convolved(const Tensor& history, const Tensor& weight, const Tensor& bias, const MemoryConfig& config) {
+  const Tensor convolved = at::conv1d(history.transpose(1, 2), weight.unsqueeze(1), bias, at::IntArrayRef({1}),
+                                      at::IntArrayRef({0}), at::IntArrayRef({1}), /*groups=*/weight.size(0))
+                               .transpose(1, 2)
+                               .contiguous();  // [N, T, c H d]
+  const int64_t sessions = convolved.size(0), tokens = convolved.size(1), kinds = weight.size(0) / config.inner();
+  return at::silu(convolved)
+      .view({sessions, tokens, kinds, config.heads, config.head_dim})
+      .permute({2, 0, 3, 1, 4})
+      .reshape({kinds, sessions * config.heads, tokens, config.head_dim});
+}
+
 }  // namespace
 
 NeuralMemory::NeuralMemory(const ModelConfig& config, MemoryParameters parameters)
@@ -187,15 +200,7 @@ NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, MemoryState* state) 
     history = at::cat({state->conv_tail, history}, 1);
     state->conv_tail = history.narrow(1, tokens, config_.conv - 1).contiguous();
   }
-  const Tensor convolved =
-      at::conv1d(history.transpose(1, 2), parameters_.conv_weight.unsqueeze(1), parameters_.conv_bias,
-                 at::IntArrayRef({1}), at::IntArrayRef({0}), at::IntArrayRef({1}), /*groups=*/3 * inner)
-          .transpose(1, 2)
-          .contiguous();  // [N, T, 3 H d]
-  const Tensor split = at::silu(convolved)
-                           .view({sessions, tokens, 3, heads, width})
-                           .permute({2, 0, 3, 1, 4})
-                           .reshape({3, groups, tokens, width});
+  const Tensor split = Convolved(history, parameters_.conv_weight, parameters_.conv_bias, config_);  // [3, G, T, d]
   const Tensor query_key = L2Normalize(split.narrow(0, 0, 2));
 
   const Tensor gates = (projected[2] + parameters_.gates_bias)
@@ -258,6 +263,14 @@ NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, MemoryState* state) 
   const Tensor by_head = query_key.view({2, sessions, heads, tokens, width});
   return {Finish(at::cat(reads, 1), projected[1]), by_session(at::cat(surprises, 1)), by_session(gates.select(0, 0)),
           by_head.select(0, 0), by_head.select(0, 1)};
+}
+
+Tensor NeuralMemory::Addresses(const Tensor& x, int64_t which) const {
+  const int64_t inner = config_.inner(), from = which * inner, tokens = x.size(1) - config_.conv + 1;
+  const Tensor split = Convolved(Linear(x, parameters_.in_weight.narrow(0, from, inner)),
+                                 parameters_.conv_weight.narrow(0, from, inner),
+                                 parameters_.conv_bias.narrow(0, from, inner), config_);
+  return L2Normalize(split).view({x.size(0), config_.heads, tokens, config_.head_dim});
 }
 
 Tensor NeuralMemory::ReadContext(const Tensor& x, const std::vector<Tensor>& weights) const {

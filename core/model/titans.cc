@@ -125,6 +125,15 @@ struct Titans::Block {
     return x + Linear(up[0] * at::silu(up[1]), ff_down);
   }
 
+  // As Forward, where nobody reads the output.
+  void Advance(const Tensor& x, const Tensor& positions, BlockState* state, NeuralMemory::Output* learned) const {
+    if (kind == BlockKind::kSwa) {
+      attention->Advance(Norm(x, norm1), positions, &state->window);
+    } else {
+      Forward(x, positions, state, learned);
+    }
+  }
+
   const ModelConfig& config;
   const BlockKind kind;
   const Tensor norm1, norm2, norm3, gate_attn_norm, gate_memory_norm, gate_mix, ff_up, ff_down;
@@ -161,7 +170,11 @@ Titans::Output Titans::Forward(const Tensor& tokens, BatchState* state, Logits l
   Output out;
   for (size_t i = 0; i < blocks_.size(); ++i) {
     NeuralMemory::Output learned;
-    x = blocks_[i]->Forward(x, positions, &state->blocks[i], &learned);
+    if (logits == Logits::kNone && i + 1 == blocks_.size()) {
+      blocks_[i]->Advance(x, positions, &state->blocks[i], &learned);
+    } else {
+      x = blocks_[i]->Forward(x, positions, &state->blocks[i], &learned);
+    }
     if (learned.surprise.defined()) {
       surprises.push_back(learned.surprise);
       writes.push_back(learned.write);
@@ -178,6 +191,23 @@ Titans::Output Titans::Forward(const Tensor& tokens, BatchState* state, Logits l
   if (logits == Logits::kLast) x = x.narrow(1, x.size(1) - 1, 1);
   out.logits = Linear(RmsNorm(x, norm_, config_.norm_eps), head_);
   return out;
+}
+
+const NeuralMemory& Titans::FirstMemory() const {
+  size_t i = 0;
+  while (!blocks_[i]->memory) ++i;
+  return *blocks_[i]->memory;
+}
+
+Tensor Titans::FirstMemoryInput(const Tensor& tokens) const {
+  BatchState state = InitialState(tokens.size(0));
+  const Tensor positions = at::tensor(state.offsets, at::kLong).to(tokens.device());
+  Tensor x = at::embedding(embedding_, tokens);
+  size_t i = 0;
+  for (NeuralMemory::Output none; !blocks_[i]->memory; ++i) {
+    x = blocks_[i]->Forward(x, positions, &state.blocks[i], &none);
+  }
+  return blocks_[i]->Norm(x, blocks_[i]->norm1);
 }
 
 MemoryState Titans::Memory(const BatchState& state, int64_t index) const {

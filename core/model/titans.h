@@ -52,6 +52,11 @@ class Titans {
   // tokens [N, T], int64, in [0, V). Any T >= 1.
   Output Forward(const at::Tensor& tokens, BatchState* state, Logits logits) const;
 
+  // The first memory, and what it would be given by new sessions that read tokens [N, T] -> [N, T, D]. Only what lies
+  // before it is computed. Its block must be lmm, mag or mal.
+  const NeuralMemory& FirstMemory() const;
+  at::Tensor FirstMemoryInput(const at::Tensor& tokens) const;
+
   // M and S of block `index` after the last token.
   MemoryState Memory(const BatchState& state, int64_t index) const;
 

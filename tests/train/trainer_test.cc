@@ -14,12 +14,12 @@ namespace {
 using testing::HasSubstr;
 
 constexpr char kRecipe[] = R"({
-  "seed": 3, "rows": 6, "segment_tokens": 128, "questions": 2, "learning_rate": 0.003, "warmup_steps": 4,
+  "seed": 3, "rows": 6, "segment_tokens": 256, "questions": 2, "learning_rate": 0.003, "warmup_steps": 4,
   "weight_decay": 0.01, "clip_norm": 1.0, "gate_bias": -3.0, "echo_init": 1,
   "stages": [
-    {"steps": 6, "write_cost": 0.0, "keys_pace": 0.3, "match_cost": 0.1, "spread_cost": 0.5, "key_cost": 0.0, "min_tokens": 128, "max_tokens": 128, "min_facts": 1, "max_facts": 1,
+    {"steps": 6, "write_cost": 0.0, "keys_pace": 0.3, "match_cost": 0.1, "drill_facts": 0, "drill_cost": 0.0, "spread_cost": 0.5, "key_cost": 0.0, "min_tokens": 256, "max_tokens": 256, "min_facts": 1, "max_facts": 1,
      "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 1.0, "answer_weight": 2.0, "first_weight": 3.0},
-    {"steps": 10, "write_cost": 0.1, "keys_pace": 0.3, "match_cost": 0.1, "spread_cost": 0.5, "key_cost": 0.5, "min_tokens": 256, "max_tokens": 1024, "min_facts": 1, "max_facts": 4,
+    {"steps": 10, "write_cost": 0.1, "keys_pace": 0.3, "match_cost": 0.1, "drill_facts": 6, "drill_cost": 0.02, "spread_cost": 0.5, "key_cost": 0.5, "min_tokens": 256, "max_tokens": 1024, "min_facts": 1, "max_facts": 4,
      "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 0.5, "answer_weight": 2.0, "first_weight": 3.0}
   ]
 })";
@@ -113,7 +113,13 @@ TEST(TrainerCheck, ErrorsNameTheKey) {
   refused(config, recipe, "'bytes'");
   Recipe odd = recipe;
   odd.segment_tokens += 1;
-  refused(SmallConfig(), odd, "'segment_tokens' is 129");
+  refused(SmallConfig(), odd, "'segment_tokens' is 257");
+  Recipe narrow = recipe;
+  narrow.segment_tokens = 128;
+  refused(SmallConfig(), narrow, "'drill_facts' is not 0");
+  config = SmallConfig();
+  config.blocks = {BlockKind::kSwa, BlockKind::kMac};
+  refused(config, recipe, "'drill_facts' is not 0");
 }
 
 TEST(Recipe, ErrorsNameTheKey) {

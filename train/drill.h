@@ -1,0 +1,37 @@
+// Drills: many facts in little text, and a question about each, of which nothing is compared but keys and queries.
+//
+// What a linear memory confuses is decided by what the keys of different facts have in common. Rows of documents meet
+// few facts in a step; a drill has as many as a long session, for the price of the blocks before the memory.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+
+#include "core/model/titans.h"
+#include "train/document.h"
+
+namespace mnemosyne {
+
+// Tokens before a value that a drill's keys and queries may depend on through the convolution.
+inline constexpr int64_t kDrillReach = 48;
+
+struct Drill {
+  at::Tensor tokens;         // [N, T]
+  at::Tensor told, asked;    // [F], of N * T: the first characters of values in statements and in answers
+  at::Tensor fact, place;    // [n]: which fact a value's character is of, and which of the value's it is
+};
+
+// `facts` facts of the kinds and wordings of `options`, in rows of `row_tokens` (256 or more) tokens.
+Drill MakeDrill(const DocumentOptions& options, int64_t facts, int64_t row_tokens, const Vocabulary& vocabulary,
+                const Haystack& english, const Haystack& noise, Random& random);
+
+struct DrillScore {
+  at::Tensor loss;   // a number; see the formula in drill.cc
+  double found = 0;  // share of characters whose own key is the nearest of all
+  double noise = 0;  // what the other keys of 20 facts add to a readout, mean square, against the own key's
+};
+// `taps`: of the memory's convolution, at most kDrillReach.
+DrillScore ScoreDrill(const Titans& titans, int64_t taps, const Drill& drill);
+
+}  // namespace mnemosyne
