@@ -24,7 +24,7 @@ ABSL_FLAG(std::vector<std::string>, corpus, {}, "text files that training reads"
 ABSL_FLAG(std::vector<std::string>, held_out, {}, "text files that only evaluation reads");
 ABSL_FLAG(std::string, words, "/usr/share/wordnet", "the folder of WordNet's index files (Debian: wordnet-base)");
 ABSL_FLAG(std::string, out, "", "the folder that gets config.json, model.safetensors, checkpoint and train.jsonl");
-ABSL_FLAG(std::string, init, "", "a model.safetensors to start from in place of random weights");
+ABSL_FLAG(std::string, init, "", "a model's folder to start from in place of random weights; it may have fewer blocks and a smaller ff_dim");
 ABSL_FLAG(bool, resume, false, "go on from the checkpoint in --out");
 ABSL_FLAG(int64_t, stop_after, 0, "stop after this step of the recipe; 0: at its end");
 ABSL_FLAG(int, threads, static_cast<int>(std::thread::hardware_concurrency()),
@@ -90,7 +90,7 @@ absl::Status Run() {
 
   Trainer trainer(config, recipe, {vocabulary, english, Haystack::Noise()}, std::max(1, absl::GetFlag(FLAGS_threads)));
   if (absl::GetFlag(FLAGS_resume)) RETURN_IF_ERROR(trainer.LoadCheckpoint(checkpoint));
-  if (const std::string init = absl::GetFlag(FLAGS_init); !init.empty()) RETURN_IF_ERROR(trainer.LoadWeights(init));
+  if (const std::string init = absl::GetFlag(FLAGS_init); !init.empty()) RETURN_IF_ERROR(trainer.StartFrom(init));
 
   const auto begin = std::chrono::steady_clock::now();
   const int64_t first = trainer.step(), tokens_a_step = recipe.rows * recipe.segment_tokens;

@@ -15,6 +15,7 @@
 #include "core/model/parameters.h"
 #include "core/model/session_state.h"
 #include "train/drill.h"
+#include "train/grow.h"
 #include "train/initial_weights.h"
 
 namespace mnemosyne {
@@ -528,11 +529,12 @@ absl::Status Trainer::LoadCheckpoint(const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::Status Trainer::LoadWeights(const std::string& safetensors_path) {
-  ASSIGN_OR_RETURN(const std::string bytes, ReadFile(safetensors_path));
-  ASSIGN_OR_RETURN(const std::vector<NamedTensor> loaded, LoadParameters(config_, bytes));
-  const at::NoGradGuard no_grad;
-  for (const NamedTensor& one : loaded) parameters_.at(one.name).copy_(at::tensor(one.values).view(one.shape));
+absl::Status Trainer::StartFrom(const std::string& folder) {
+  ASSIGN_OR_RETURN(const std::string config_text, ReadFile(folder + "/config.json"));
+  ASSIGN_OR_RETURN(const ModelConfig from, ParseModelConfig(config_text));
+  ASSIGN_OR_RETURN(const std::string bytes, ReadFile(folder + "/model.safetensors"));
+  ASSIGN_OR_RETURN(const std::vector<NamedTensor> trained, LoadParameters(from, bytes));
+  RETURN_IF_ERROR(GrowWeights(from, trained, config_, &parameters_));
   ForgetStates();
   return absl::OkStatus();
 }

@@ -65,8 +65,8 @@ class Trainer {
   absl::Status SaveCheckpoint(const std::string& path) const;
   absl::Status LoadCheckpoint(const std::string& path);
 
-  // Starts from another model's weights in place of random ones.
-  absl::Status LoadWeights(const std::string& safetensors_path);
+  // Starts from the weights of the model in `folder` in place of random ones; it may be smaller (grow.h).
+  absl::Status StartFrom(const std::string& folder);
   // Writes config.json and model.safetensors.
   absl::Status ExportModel(const std::string& folder) const;
 
