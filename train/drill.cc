@@ -63,8 +63,8 @@ Drill MakeDrill(const DocumentOptions& options, int64_t facts, int64_t row_token
 
 // A linear memory that was told values v_j under keys k_j answers query q_i with the sum of v_j (q_i . k_j). With c the
 // heads' mean cosine, the wanted part is c_ii and what other values add has the mean square sum of c_ij^2; the loss is
-// their ratio, with a tail, and the miss of a softmax. Keys of other facts count as if there were kFactsOfMeasure; those
-// of the same value are always few.
+// their ratio, with a tail, and the miss of a softmax. Keys of other facts count as if there were kFactsOfMeasure;
+// those of the same value are always few.
 DrillScore ScoreDrill(const Titans& titans, int64_t taps, const Drill& drill) {
   std::vector<Tensor> slices;
   for (const Tensor& rows : drill.tokens.split(kSliceRows)) slices.push_back(titans.FirstMemoryInput(rows));
@@ -75,7 +75,8 @@ DrillScore ScoreDrill(const Titans& titans, int64_t taps, const Drill& drill) {
   const Tensor chosen = drill.fact * longest + drill.place;
   const auto vectors = [&](const Tensor& first, int64_t shift, Tensor (NeuralMemory::*addresses)(const Tensor&) const) {
     const Tensor window = at::arange(1 - taps, longest) + shift;
-    const Tensor places = (first.unsqueeze(1) + window.unsqueeze(0)).clamp_max(x.size(0) - 1);  // [F, taps - 1 + longest]
+    const Tensor places =
+        (first.unsqueeze(1) + window.unsqueeze(0)).clamp_max(x.size(0) - 1);  // [F, taps - 1 + longest]
     const Tensor inputs = x.index_select(0, places.flatten()).view({places.size(0), places.size(1), x.size(1)});
     return (titans.FirstMemory().*addresses)(inputs)
         .transpose(1, 2)

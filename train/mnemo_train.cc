@@ -24,7 +24,8 @@ ABSL_FLAG(std::vector<std::string>, corpus, {}, "text files that training reads"
 ABSL_FLAG(std::vector<std::string>, held_out, {}, "text files that only evaluation reads");
 ABSL_FLAG(std::string, words, "/usr/share/wordnet", "the folder of WordNet's index files (Debian: wordnet-base)");
 ABSL_FLAG(std::string, out, "", "the folder that gets config.json, model.safetensors, checkpoint and train.jsonl");
-ABSL_FLAG(std::string, init, "", "a model's folder to start from in place of random weights; it may have fewer blocks and a smaller ff_dim");
+ABSL_FLAG(std::string, init, "",
+          "a model's folder to start from in place of random weights; it may have fewer blocks and a smaller ff_dim");
 ABSL_FLAG(bool, resume, false, "go on from the checkpoint in --out");
 ABSL_FLAG(int64_t, stop_after, 0, "stop after this step of the recipe; 0: at its end");
 ABSL_FLAG(int, threads, static_cast<int>(std::thread::hardware_concurrency()),
@@ -119,8 +120,8 @@ absl::Status Run() {
           "step %d/%d  text %.3f  answer %.4f  right %.1f%%  exact %.1f%%  write %.6f / %.4f  found %.1f%%  "
           "alike %.2f  spread %.4f  drill %.2f%% %.4f  |grad| %.2f  %.0f tokens/s  %.0f min left\n",
           static_cast<int>(report.step), static_cast<int>(last), text_loss, answer_loss, 100 * accuracy, 100 * exact,
-          write, write_facts, 100 * found, keys_alike, spread, 100 * drill_found, drill_noise, report.gradient_norm, rate,
-          (last - report.step) * tokens_a_step / rate / 60);
+          write, write_facts, 100 * found, keys_alike, spread, 100 * drill_found, drill_noise, report.gradient_norm,
+          rate, (last - report.step) * tokens_a_step / rate / 60);
       std::fflush(stdout);
       const Json line = {{"step", report.step},
                          {"text_loss", text_loss},

@@ -71,7 +71,7 @@ BatchState Selected(const BatchState& state, const Tensor& index) {
 }
 
 constexpr int64_t kGroupRows = 3;
-constexpr double kClosed = -13.0;  // logit of a write gate that is as good as closed
+constexpr double kClosed = -13.0;      // logit of a write gate that is as good as closed
 constexpr size_t kShortExercise = 96;  // tokens; longer ones are computed apart, or padding would cost more than text
 
 // logits [N, T, V], targets [N, T] -> nats [N, T]

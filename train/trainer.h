@@ -52,8 +52,8 @@ class Trainer {
     double write = 0;            // mean theta / theta_max outside facts
     double write_facts = 0;      // and inside them
     double found = 0;            // share of those answer bytes whose own key is the nearest; 0 without a match_cost
-    double spread = 0;      // mean square of what two values' characters' keys have in common; 0 without a spread_cost
-    double keys_alike = 0;  // mean cosine between keys, summed over blocks; 0 without a key_cost
+    double spread = 0;       // mean square of what two values' characters' keys have in common; 0 without a spread_cost
+    double keys_alike = 0;   // mean cosine between keys, summed over blocks; 0 without a key_cost
     double drill_found = 0;  // of a drill's characters whose own key is the nearest; 0 without drills
     double drill_noise = 0;  // see drill.h
     double gradient_norm = 0;  // before clipping; a step whose norm is not finite changes nothing

@@ -12,8 +12,8 @@
 #define MNEMOSYNE_CONCAT_INNER(a, b) a##b
 #define MNEMOSYNE_CONCAT(a, b) MNEMOSYNE_CONCAT_INNER(a, b)
 
-#define RETURN_IF_ERROR(expression)                                  \
-  do {                                                               \
+#define RETURN_IF_ERROR(expression)                                                                \
+  do {                                                                                             \
     if (::absl::Status status_of_call = (expression); !status_of_call.ok()) return status_of_call; \
   } while (false)
 

@@ -34,7 +34,8 @@ Tensor Append(const Tensor& before, const Tensor& more) { return before.defined(
 Tensor Stretches(const Tensor& keys, int64_t units, int64_t unit, int64_t before) {
   std::vector<Tensor> shifted;
   for (int64_t shift = 0; shift <= before; shift += unit) {
-    shifted.push_back(keys.narrow(2, shift, units * unit).reshape({keys.size(0), keys.size(1), units, unit, keys.size(3)}));
+    shifted.push_back(
+        keys.narrow(2, shift, units * unit).reshape({keys.size(0), keys.size(1), units, unit, keys.size(3)}));
   }
   return shifted.size() == 1 ? shifted[0] : at::cat(shifted, 3);
 }
@@ -62,8 +63,7 @@ Tensor Attention::Project(const Tensor& heads) const {
 // dimensions begin [N, A] -> [..., m, a]
 Tensor Attention::Attend(const Tensor& query, const Tensor& keys_t, const Tensor& values, const Tensor& hidden) const {
   const Tensor scaled = query * (1.0 / std::sqrt(static_cast<double>(config_.head_dim())));
-  const Tensor scores =
-      at::matmul(scaled, keys_t).masked_fill(hidden, -std::numeric_limits<double>::infinity());
+  const Tensor scores = at::matmul(scaled, keys_t).masked_fill(hidden, -std::numeric_limits<double>::infinity());
   if (!parameters_.persistent_k.defined()) return at::matmul(scores.softmax(-1), values);
   Tensor pk = parameters_.persistent_k.transpose(1, 2), pv = parameters_.persistent_v;  // [A, a, P], [A, P, a]
   for (int64_t extra = query.dim() - 4; extra > 0; --extra) {
@@ -83,7 +83,8 @@ Tensor Attention::WindowUnits(const Tensor& query, const Tensor& keys, const Ten
   // Keys before each unit's own: with several units, rounded up so that stretches are made of whole units.
   const int64_t before = units == 1 ? tail : (tail + unit - 1) / unit * unit;
   const int64_t reach = before + unit;
-  const Tensor row = at::arange(unit, positions.options()).unsqueeze(1), column = at::arange(reach, positions.options());
+  const Tensor row = at::arange(unit, positions.options()).unsqueeze(1),
+               column = at::arange(reach, positions.options());
   const Tensor distance = row + before - column;  // tokens back, [unit, reach]
   const Tensor outside = (distance < 0).logical_or(distance > tail);
   const Tensor first = positions.unsqueeze(1) + (at::arange(units, positions.options()) * unit - before);

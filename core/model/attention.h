@@ -49,8 +49,8 @@ class Attention {
 
  private:
   struct Projected {
-    at::Tensor query;      // [N, T, D], not rotated
-    at::Tensor positions;  // [N, T]
+    at::Tensor query;         // [N, T, D], not rotated
+    at::Tensor positions;     // [N, T]
     at::Tensor keys, values;  // [N, A, w - 1 + T, a]
   };
   Projected Extend(const at::Tensor& x, const at::Tensor& positions, WindowState* state) const;

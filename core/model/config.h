@@ -25,12 +25,12 @@ absl::string_view BlockKindName(BlockKind kind);
 
 // One long-term memory layer (arXiv 2501.00663, section 3).
 struct MemoryConfig {
-  int64_t heads = 1;     // H
-  int64_t head_dim = 1;  // d, the width of a key, value and query
-  int64_t depth = 1;     // L, the weight matrices of the memory's MLP
-  int64_t hidden = 1;    // the MLP's inner width; no meaning at depth 1
-  int64_t chunk = 1;     // b, tokens whose gradients are taken at the same weights
-  int64_t conv = 1;      // K, taps of the causal convolutions
+  int64_t heads = 1;           // H
+  int64_t head_dim = 1;        // d, the width of a key, value and query
+  int64_t depth = 1;           // L, the weight matrices of the memory's MLP
+  int64_t hidden = 1;          // the MLP's inner width; no meaning at depth 1
+  int64_t chunk = 1;           // b, tokens whose gradients are taken at the same weights
+  int64_t conv = 1;            // K, taps of the causal convolutions
   double theta_max = 0.1;      // largest step size
   bool momentum = true;        // false: eta = 0
   bool decay = true;           // false: alpha = 0
@@ -52,10 +52,10 @@ struct ModelConfig {
   int64_t vocab_size = 256;  // V
   int64_t dim = 8;           // D
   std::vector<BlockKind> blocks;
-  int64_t heads = 1;    // A, attention heads; dim is a multiple of 2 A
-  int64_t ff_dim = 8;   // F
-  int64_t window = 1;   // w, tokens that sliding-window attention sees, its own among them
-  int64_t segment = 1;  // c, mac's segment; a multiple of memory.chunk
+  int64_t heads = 1;       // A, attention heads; dim is a multiple of 2 A
+  int64_t ff_dim = 8;      // F
+  int64_t window = 1;      // w, tokens that sliding-window attention sees, its own among them
+  int64_t segment = 1;     // c, mac's segment; a multiple of memory.chunk
   int64_t persistent = 0;  // P
   GateKind gate = GateKind::kMultiply;
   double rope_base = 10000.0;

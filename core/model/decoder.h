@@ -22,10 +22,10 @@
 namespace mnemosyne {
 
 struct DecodingOptions {
-  int32_t max_tokens = 256;       // [1, kMaxAnswerTokens]
-  float temperature = 0;          // 0: the most likely token; else [0.01, 100]
-  int32_t top_k = 0;              // keep the k most likely; 0: all
-  float top_p = 1;                // keep the most likely tokens of this total probability, (0, 1]
+  int32_t max_tokens = 256;  // [1, kMaxAnswerTokens]
+  float temperature = 0;     // 0: the most likely token; else [0.01, 100]
+  int32_t top_k = 0;         // keep the k most likely; 0: all
+  float top_p = 1;           // keep the most likely tokens of this total probability, (0, 1]
   uint64_t seed = 0;
   std::vector<std::string> stop;  // at most 16, each 1 to 256 bytes; the text ends before the first of them
 };

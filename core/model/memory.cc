@@ -267,9 +267,9 @@ NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, MemoryState* state) 
 
 Tensor NeuralMemory::Addresses(const Tensor& x, int64_t which) const {
   const int64_t inner = config_.inner(), from = which * inner, tokens = x.size(1) - config_.conv + 1;
-  const Tensor split = Convolved(Linear(x, parameters_.in_weight.narrow(0, from, inner)),
-                                 parameters_.conv_weight.narrow(0, from, inner),
-                                 parameters_.conv_bias.narrow(0, from, inner), config_);
+  const Tensor split =
+      Convolved(Linear(x, parameters_.in_weight.narrow(0, from, inner)), parameters_.conv_weight.narrow(0, from, inner),
+                parameters_.conv_bias.narrow(0, from, inner), config_);
   return L2Normalize(split).view({x.size(0), config_.heads, tokens, config_.head_dim});
 }
 

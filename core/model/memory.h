@@ -16,24 +16,24 @@
 namespace mnemosyne {
 
 struct MemoryParameters {
-  at::Tensor in_weight;    // [4 H d + 3 H, D]: q, k, v, out_gate, gates in one product
-  at::Tensor gates_bias;   // [3 H]: theta, eta, alpha
-  at::Tensor conv_weight;  // [3 H d, K]: q, k, v; oldest tap first
-  at::Tensor conv_bias;    // [3 H d]
+  at::Tensor in_weight;          // [4 H d + 3 H, D]: q, k, v, out_gate, gates in one product
+  at::Tensor gates_bias;         // [3 H]: theta, eta, alpha
+  at::Tensor conv_weight;        // [3 H d, K]: q, k, v; oldest tap first
+  at::Tensor conv_bias;          // [3 H d]
   std::vector<at::Tensor> init;  // a layer each: [H, out, in]
-  at::Tensor norm;         // [d]
-  at::Tensor out;          // [D, H d]
-  at::Tensor q_context;    // [H d, D]; mac only
+  at::Tensor norm;               // [d]
+  at::Tensor out;                // [D, H d]
+  at::Tensor q_context;          // [H d, D]; mac only
 };
 
 // The tokens of a chunk that is not whole yet: what decoding needs so as not to compute them again.
 struct OpenChunk {
-  int64_t tokens = 0;               // n; 0: the tensors are undefined
-  std::vector<at::Tensor> inputs;   // a, a layer each: [G, n, in]
-  std::vector<at::Tensor> deltas;   // error at each layer's output: [G, n, out]
-  at::Tensor theta;                 // [G, n], after the bound of the gradient norm
-  at::Tensor log_eta;               // [G, n]; undefined without momentum
-  at::Tensor log_keep;              // [G, n], log(1 - alpha); undefined without decay
+  int64_t tokens = 0;              // n; 0: the tensors are undefined
+  std::vector<at::Tensor> inputs;  // a, a layer each: [G, n, in]
+  std::vector<at::Tensor> deltas;  // error at each layer's output: [G, n, out]
+  at::Tensor theta;                // [G, n], after the bound of the gradient norm
+  at::Tensor log_eta;              // [G, n]; undefined without momentum
+  at::Tensor log_keep;             // [G, n], log(1 - alpha); undefined without decay
 };
 
 struct MemoryState {

@@ -79,8 +79,8 @@ class TitansFork final : public Fork {
     logits_.assign(host.data_ptr<float>(), host.data_ptr<float>() + host.numel());
     for (const float value : logits_) {
       if (!std::isfinite(value)) {
-        return absl::FailedPreconditionError(
-            absl::StrCat("the answer is not finite at token ", state_.offsets[0], "; the session's state is as before"));
+        return absl::FailedPreconditionError(absl::StrCat("the answer is not finite at token ", state_.offsets[0],
+                                                          "; the session's state is as before"));
       }
     }
     return absl::OkStatus();
@@ -97,8 +97,12 @@ class TitansModel final : public Model {
  public:
   TitansModel(ModelConfig config, std::unique_ptr<Tokenizer> tokenizer, std::string fingerprint,
               const std::map<std::string, at::Tensor>& parameters, at::Device device)
-      : config_(std::move(config)), tokenizer_(std::move(tokenizer)), fingerprint_(std::move(fingerprint)),
-        device_(device), titans_(config_, parameters), initial_(std::make_shared<SessionState>(titans_.InitialState(1))) {
+      : config_(std::move(config)),
+        tokenizer_(std::move(tokenizer)),
+        fingerprint_(std::move(fingerprint)),
+        device_(device),
+        titans_(config_, parameters),
+        initial_(std::make_shared<SessionState>(titans_.InitialState(1))) {
     for (const auto& [name, tensor] : parameters) parameter_count_ += tensor.numel();
     for (const StateTensor& one : StateTensors(initial_->batch())) state_bytes_ += one.tensor.nbytes();
   }
@@ -171,7 +175,8 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& folder, co
   ASSIGN_OR_RETURN(const std::string weights, ReadFile(folder + "/model.safetensors"));
   absl::StatusOr<std::vector<NamedTensor>> loaded = LoadParameters(*config, weights);
   if (!loaded.ok()) {
-    return absl::Status(loaded.status().code(), absl::StrCat(folder, "/model.safetensors: ", loaded.status().message()));
+    return absl::Status(loaded.status().code(),
+                        absl::StrCat(folder, "/model.safetensors: ", loaded.status().message()));
   }
   ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Create(*config, folder));
 
@@ -193,7 +198,8 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& folder, co
     for (NamedTensor& one : *loaded) {
       parameters[one.name] = at::tensor(one.values, at::kFloat).view(one.shape).to(device);
     }
-    model = std::make_unique<TitansModel>(*std::move(config), std::move(tokenizer), Fingerprint(identity), parameters, device);
+    model = std::make_unique<TitansModel>(*std::move(config), std::move(tokenizer), Fingerprint(identity), parameters,
+                                          device);
     return absl::OkStatus();
   }));
   return model;

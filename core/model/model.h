@@ -38,7 +38,7 @@ struct BlockInput {
 struct BlockResult {
   absl::Status status;  // not OK: `state` is null and the input state stands. FAILED_PRECONDITION: not finite
   StatePtr state;
-  float mean_surprise = 0;    // |M(k) - v|^2, mean over the block's tokens, memory layers and heads
+  float mean_surprise = 0;  // |M(k) - v|^2, mean over the block's tokens, memory layers and heads
 };
 
 // A private continuation of a state, for one query: what it reads is never stored.

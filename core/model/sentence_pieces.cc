@@ -10,8 +10,9 @@ namespace {
 
 constexpr char kModule[] = "libmnemosyne_sentencepiece.so";
 
-// Debian's libsentencepiece exports a Protocol Buffers of its own, older than the one that LibTorch and gRPC use: linked
-// into one program, each calls into the other and crashes before main. So it lives in a module that binds to its own.
+// Debian's libsentencepiece exports a Protocol Buffers of its own, older than the one that LibTorch and gRPC use:
+// linked into one program, each calls into the other and crashes before main. So it lives in a module that binds to its
+// own.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr int kBinding = RTLD_NOW | RTLD_LOCAL;  // sanitizers refuse deep binding
 #else

@@ -18,9 +18,7 @@ inline at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double 
 }
 
 // x / max(|x|, 1e-12) over the last dimension.
-inline at::Tensor L2Normalize(const at::Tensor& x) {
-  return x / x.norm(2, {-1}, /*keepdim=*/true).clamp_min(1e-12);
-}
+inline at::Tensor L2Normalize(const at::Tensor& x) { return x / x.norm(2, {-1}, /*keepdim=*/true).clamp_min(1e-12); }
 
 // Derivative of silu at x.
 inline at::Tensor SiluGrad(const at::Tensor& x) {

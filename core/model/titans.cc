@@ -30,8 +30,8 @@ class Scope {
 
 MemoryParameters MemoryParametersOf(const ModelConfig& config, const Scope& scope) {
   MemoryParameters p;
-  p.in_weight = at::cat({scope["q.weight"], scope["k.weight"], scope["v.weight"], scope["out_gate.weight"],
-                         scope["gates.weight"]});
+  p.in_weight = at::cat(
+      {scope["q.weight"], scope["k.weight"], scope["v.weight"], scope["out_gate.weight"], scope["gates.weight"]});
   p.gates_bias = scope["gates.bias"];
   p.conv_weight = at::cat({scope["q_conv.weight"], scope["k_conv.weight"], scope["v_conv.weight"]});
   p.conv_bias = at::cat({scope["q_conv.bias"], scope["k_conv.bias"], scope["v_conv.bias"]});
@@ -51,10 +51,16 @@ AttentionParameters AttentionParametersOf(const Scope& scope) {
 
 struct Titans::Block {
   Block(const ModelConfig& config, BlockKind kind, const Scope& scope)
-      : config(config), kind(kind), norm1(scope["norm1.weight"]), norm2(scope["norm2.weight"]),
-        norm3(scope.Optional("norm3.weight")), gate_attn_norm(scope.Optional("gate.attn_norm.weight")),
-        gate_memory_norm(scope.Optional("gate.memory_norm.weight")), gate_mix(scope.Optional("gate.mix.weight")),
-        ff_up(scope["ff.up.weight"]), ff_down(scope["ff.down.weight"]) {
+      : config(config),
+        kind(kind),
+        norm1(scope["norm1.weight"]),
+        norm2(scope["norm2.weight"]),
+        norm3(scope.Optional("norm3.weight")),
+        gate_attn_norm(scope.Optional("gate.attn_norm.weight")),
+        gate_memory_norm(scope.Optional("gate.memory_norm.weight")),
+        gate_mix(scope.Optional("gate.mix.weight")),
+        ff_up(scope["ff.up.weight"]),
+        ff_down(scope["ff.down.weight"]) {
     if (HasMemory(kind)) memory.emplace(config, MemoryParametersOf(config, scope.In("memory.")));
     if (HasAttention(kind)) attention.emplace(config, AttentionParametersOf(scope.In("attn.")));
   }
@@ -142,7 +148,9 @@ struct Titans::Block {
 };
 
 Titans::Titans(const ModelConfig& config, const std::map<std::string, Tensor>& parameters)
-    : config_(config), embedding_(parameters.at("embed.weight")), norm_(parameters.at("norm.weight")),
+    : config_(config),
+      embedding_(parameters.at("embed.weight")),
+      norm_(parameters.at("norm.weight")),
       head_(config.tie_embeddings ? embedding_ : parameters.at("head.weight")) {
   const Scope root(parameters, "");
   for (size_t i = 0; i < config.blocks.size(); ++i) {

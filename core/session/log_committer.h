@@ -25,7 +25,8 @@ class LogCommitter {
     std::shared_ptr<Session> session;
     Session::Accepted accepted;
   };
-  // `done` is told of each batch in order, from the committer's thread: OK, its records are durable. storage: not owned.
+  // `done` is told of each batch in order, from the committer's thread: OK, its records are durable. storage: not
+  // owned.
   LogCommitter(Storage* storage, std::function<void(const absl::Status&, const std::vector<Item>&)> done);
   ~LogCommitter();
 

@@ -74,8 +74,8 @@ absl::Status Session::Accept(std::optional<uint64_t> sequence, LogContent kind, 
   absl::MutexLock lock(&mutex_);
   if (!marks_.failure.empty()) return absl::FailedPreconditionError(marks_.failure);
   if (sequence && *sequence != marks_.next_sequence) {
-    return absl::OutOfRangeError(absl::StrCat("session '", metadata_.id, "' expects sequence ", marks_.next_sequence,
-                                              "; got ", *sequence));
+    return absl::OutOfRangeError(
+        absl::StrCat("session '", metadata_.id, "' expects sequence ", marks_.next_sequence, "; got ", *sequence));
   }
   if (marks_.accepted - marks_.memorized >= max_backlog_tokens) {
     return absl::ResourceExhaustedError(absl::StrCat("session '", metadata_.id, "' has ",
@@ -116,9 +116,7 @@ bool Session::Durable(uint64_t index, uint64_t sequence, int64_t end_offset) {
   return HasBlock();
 }
 
-bool Session::HasBlock() const {
-  return marks_.failure.empty() && marks_.durable - marks_.memorized >= block();
-}
+bool Session::HasBlock() const { return marks_.failure.empty() && marks_.durable - marks_.memorized >= block(); }
 
 bool Session::HasWholeBlock() const {
   absl::MutexLock lock(&mutex_);
@@ -135,8 +133,8 @@ Session::Published Session::Publish(const BlockResult& result) {
   absl::MutexLock lock(&mutex_);
   Published published;
   if (!result.status.ok()) {
-    marks_.failure = absl::StrCat("session '", metadata_.id, "' stopped at token ", marks_.memorized, ": ",
-                                  result.status.message());
+    marks_.failure =
+        absl::StrCat("session '", metadata_.id, "' stopped at token ", marks_.memorized, ": ", result.status.message());
     for (const WaitingFork& fork : waiting_forks_) published.failed.push_back(fork.query);
     waiting_forks_.clear();
     return published;

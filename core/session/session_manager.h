@@ -1,4 +1,5 @@
-// Who is resident: keeps recently used sessions in memory, within a byte budget, and brings the others back from storage.
+// Who is resident: keeps recently used sessions in memory, within a byte budget, and brings the others back from
+// storage.
 //
 //   ASSIGN_OR_RETURN(SessionHandle session, sessions.Acquire("book"));
 //   session->marks();          // pinned until the handle dies
@@ -72,13 +73,13 @@ class SessionManager {
   // ALREADY_EXISTS; RESOURCE_EXHAUSTED beyond max_sessions. Durable when it returns.
   absl::StatusOr<SessionHandle> CreateSession(SessionMetadata metadata);
 
-  // The session's end, and its beginning anew in another epoch. The caller has the only handle, gives it in, and nothing
-  // is on its way: no one else gets at the session until it is done.
+  // The session's end, and its beginning anew in another epoch. The caller has the only handle, gives it in, and
+  // nothing is on its way: no one else gets at the session until it is done.
   absl::Status Remove(SessionHandle handle);
   // What was accepted before token `offset` stays.
   absl::Status BeginEpoch(SessionHandle handle, int64_t offset);
-  // INVALID_ARGUMENT where BeginEpoch could not cut: inside a piece of text that was tokenized as one. What is not durable
-  // yet is not looked at.
+  // INVALID_ARGUMENT where BeginEpoch could not cut: inside a piece of text that was tokenized as one. What is not
+  // durable yet is not looked at.
   absl::Status CheckCut(const Session& session, int64_t offset) const;
   bool HasOtherPins(const SessionHandle& handle) const;
 
@@ -104,7 +105,7 @@ class SessionManager {
     SessionMetadata metadata;
     std::shared_ptr<Session> session;  // null: not resident
     int64_t pins = 0;
-    bool busy = false;  // being loaded, unloaded or removed: wait
+    bool busy = false;                         // being loaded, unloaded or removed: wait
     std::list<std::string>::iterator recency;  // resident only
   };
   SessionManager(const Options& options, Storage* storage, std::map<std::string, const Model*> models,
@@ -119,8 +120,8 @@ class SessionManager {
   // Where the log has to be cut so that `offset` tokens stay; nullopt: it does not reach so far yet.
   struct Cut {
     uint64_t record_index = 0;
-    int64_t bytes = 0;                     // of that record, that stay
-    std::optional<LogContent> last_kept;   // what the last of the records that stay holds
+    int64_t bytes = 0;                    // of that record, that stay
+    std::optional<LogContent> last_kept;  // what the last of the records that stay holds
   };
   absl::StatusOr<std::optional<Cut>> FindCut(const Session& session, int64_t offset) const;
   absl::Status CopyEpoch(const Session& session, uint64_t to_epoch, int64_t offset);
@@ -136,7 +137,7 @@ class SessionManager {
   mutable absl::Mutex mutex_;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<uint64_t, std::shared_ptr<Session>> residents_ ABSL_GUARDED_BY(mutex_);
-  int64_t unloading_ ABSL_GUARDED_BY(mutex_) = 0;  // sessions
+  int64_t unloading_ ABSL_GUARDED_BY(mutex_) = 0;           // sessions
   std::list<std::string> recency_ ABSL_GUARDED_BY(mutex_);  // resident sessions, used longest ago first
   Stats stats_ ABSL_GUARDED_BY(mutex_);
 };

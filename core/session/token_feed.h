@@ -33,7 +33,8 @@ class TokenFeed {
   TokenFeed(const Tokenizer* tokenizer, const Position& start);
 
   // The tokens that a log record's text completes; the rest waits. `skipped_bytes`: bytes of the record before `text`.
-  absl::StatusOr<std::vector<int32_t>> AddText(uint64_t record_index, absl::string_view text, int64_t skipped_bytes = 0);
+  absl::StatusOr<std::vector<int32_t>> AddText(uint64_t record_index, absl::string_view text,
+                                               int64_t skipped_bytes = 0);
   // Token ids end the text before them: its tokens come first.
   absl::StatusOr<std::vector<int32_t>> AddTokens(uint64_t record_index, absl::Span<const int32_t> ids);
   // Tokens of the text that still waits, were it to end here.
@@ -52,10 +53,13 @@ class TokenFeed {
   int64_t offset_;
   absl::string_view waiting() const { return absl::string_view(waiting_).substr(head_); }
 
-  std::string waiting_;          // text; from head_ on not yet tokenized
+  std::string waiting_;  // text; from head_ on not yet tokenized
   size_t head_ = 0;
-  struct Span { uint64_t record_index; int64_t from, to; };
-  std::deque<Span> spans_;       // where waiting_'s bytes came from: payload bytes [from, to) of records, in order
+  struct Span {
+    uint64_t record_index;
+    int64_t from, to;
+  };
+  std::deque<Span> spans_;           // where waiting_'s bytes came from: payload bytes [from, to) of records, in order
   std::deque<Position> boundaries_;  // in order; never empty
 };
 

@@ -90,7 +90,8 @@ class RecordingQuery final : public QueryObserver {
   // The bits of every probability of the answer: a state that differs anywhere shows here.
   std::string Digest() const {
     std::string out(reinterpret_cast<const char*>(answer_.data()), answer_.size() * sizeof(int32_t));
-    return out.append(reinterpret_cast<const char*>(log_probabilities_.data()), log_probabilities_.size() * sizeof(float));
+    return out.append(reinterpret_cast<const char*>(log_probabilities_.data()),
+                      log_probabilities_.size() * sizeof(float));
   }
 
  private:
@@ -128,7 +129,8 @@ class EngineTest : public testing::Test {
     return *std::move(engine);
   }
   // Streams text cut into pieces of the sizes given (the last size repeats) and flushes.
-  static void StreamText(Engine& engine, const std::string& id, const std::string& text, const std::vector<int64_t>& sizes) {
+  static void StreamText(Engine& engine, const std::string& id, const std::string& text,
+                         const std::vector<int64_t>& sizes) {
     auto observer = std::make_shared<RecordingWriter>();
     auto writer = engine.OpenWriter(id, {.create_if_missing = true}, observer);
     ASSERT_OK(writer);
@@ -287,7 +289,8 @@ TEST_F(EngineTest, AQueryNeverWritesAndRememberDoes) {
   EXPECT_EQ(engine->GetSession("s")->watermarks.accepted, 333);
 
   auto observer = std::make_shared<RecordingQuery>();
-  auto handle = engine->StartQuery({.session_id = "s", .prompt = Text("what?"), .max_tokens = 5, .remember = true}, observer);
+  auto handle =
+      engine->StartQuery({.session_id = "s", .prompt = Text("what?"), .max_tokens = 5, .remember = true}, observer);
   ASSERT_OK(handle);
   const auto summary = observer->Wait();
   ASSERT_OK(summary);
@@ -395,7 +398,8 @@ TEST_F(EngineTest, ResetOfPiecesOfText) {
   }
   ASSERT_OK(WriteFileAtomically(folder_.File("pieces.txt"), text));
   const std::string train = std::string(TRAIN_SENTENCEPIECE) + " " + folder_.File("pieces") +
-                            " \"--model_type=bpe --vocab_size=32 --hard_vocab_limit=false\" < " + folder_.File("pieces.txt");
+                            " \"--model_type=bpe --vocab_size=32 --hard_vocab_limit=false\" < " +
+                            folder_.File("pieces.txt");
   ASSERT_EQ(std::system(train.c_str()), 0) << train;
   const std::string vocabulary = *ReadFile(folder_.File("pieces.vocab"));
   ModelConfig config = SmallConfig();
@@ -451,7 +455,8 @@ TEST_F(EngineTest, ResetAndDeleteEndRunningQueries) {
   for (int i = 0; i < 12; ++i) {
     StreamText(*engine, "s", std::string(400, static_cast<char>('a' + i)), {100});
     auto observer = std::make_shared<RecordingQuery>();
-    auto handle = engine->StartQuery({.session_id = "s", .prompt = Text("?"), .max_tokens = 60000, .remember = true}, observer);
+    auto handle =
+        engine->StartQuery({.session_id = "s", .prompt = Text("?"), .max_tokens = 60000, .remember = true}, observer);
     ASSERT_OK(handle);
     absl::SleepFor(absl::Milliseconds(i));
     if (i % 2 == 0) {
@@ -492,7 +497,8 @@ TEST_F(EngineTest, ATakeOverNeverMixesTwoWriters) {
     const uint64_t from = old_writer->opened().next_sequence;
     std::atomic<uint64_t> old_accepted = from - 1;
     std::thread appender([&] {
-      for (uint64_t sequence = from; old_writer->Append(sequence, Text("old")).ok(); ++sequence) old_accepted = sequence;
+      for (uint64_t sequence = from; old_writer->Append(sequence, Text("old")).ok(); ++sequence)
+        old_accepted = sequence;
     });
     absl::SleepFor(absl::Microseconds(random() % 2000));
     auto new_writer = engine->OpenWriter("s", {.take_over = true}, std::make_shared<RecordingWriter>());
@@ -523,7 +529,8 @@ TEST_F(EngineTest, BadInputIsRefusedByNameAndNothingChanges) {
   options.max_prompt_tokens = 50;
   auto engine = Start(options);
   auto writer = *engine->OpenWriter("s", {.create_if_missing = true}, std::make_shared<RecordingWriter>());
-  auto ids = *engine->OpenWriter("ids", {.create_if_missing = true, .model = "ids"}, std::make_shared<RecordingWriter>());
+  auto ids =
+      *engine->OpenWriter("ids", {.create_if_missing = true, .model = "ids"}, std::make_shared<RecordingWriter>());
   const auto expect = [](const absl::Status& status, absl::StatusCode code, absl::string_view part) {
     EXPECT_EQ(status.code(), code) << status;
     EXPECT_NE(status.message().find(part), absl::string_view::npos) << status;
@@ -551,7 +558,8 @@ TEST_F(EngineTest, BadInputIsRefusedByNameAndNothingChanges) {
   expect(ask({.session_id = "s", .prompt = Text(std::string(51, '?'))}), Code::kInvalidArgument, "maximum is 50");
   expect(ask({.session_id = "s", .prompt = Text("?"), .max_tokens = 0}), Code::kInvalidArgument, "max_tokens is 0");
   expect(ask({.session_id = "s", .prompt = Text("?"), .max_tokens = 70000}), Code::kInvalidArgument, "65536");
-  expect(ask({.session_id = "s", .prompt = Text("?"), .temperature = std::nanf("")}), Code::kInvalidArgument, "temperature");
+  expect(ask({.session_id = "s", .prompt = Text("?"), .temperature = std::nanf("")}), Code::kInvalidArgument,
+         "temperature");
   expect(ask({.session_id = "s", .prompt = Text("?"), .temperature = -1}), Code::kInvalidArgument, "temperature");
   expect(ask({.session_id = "s", .prompt = Text("?"), .top_p = 0}), Code::kInvalidArgument, "top_p");
   expect(ask({.session_id = "s", .prompt = Text("?"), .stop = {""}}), Code::kInvalidArgument, "stop");
@@ -600,7 +608,9 @@ TEST_F(EngineTest, AStepThatIsNotFiniteStopsTheSessionAndKeepsItsTokens) {
     ASSERT_OK(info);
     EXPECT_NE(info->failure.find("not finite"), std::string::npos) << info->failure;
     EXPECT_EQ(info->watermarks.accepted, 300);
-    EXPECT_EQ(engine->StartQuery({.session_id = "s", .prompt = Text("?")}, std::make_shared<RecordingQuery>()).status().code(),
+    EXPECT_EQ(engine->StartQuery({.session_id = "s", .prompt = Text("?")}, std::make_shared<RecordingQuery>())
+                  .status()
+                  .code(),
               absl::StatusCode::kFailedPrecondition);
     writer = nullptr;
     engine = nullptr;

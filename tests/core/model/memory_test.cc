@@ -14,10 +14,16 @@ ModelConfig RandomMemoryConfig(std::mt19937_64& random, int64_t depth, int64_t c
   ModelConfig config;
   config.dim = 12;
   config.norm_eps = 1e-6;
-  config.memory = {.heads = 1 + static_cast<int64_t>(random() % 3), .head_dim = 4 + static_cast<int64_t>(random() % 5),
-                   .depth = depth, .hidden = 3 + static_cast<int64_t>(random() % 8), .chunk = chunk,
-                   .conv = 1 + static_cast<int64_t>(random() % 4), .theta_max = 0.05,
-                   .momentum = random() % 4 != 0, .decay = random() % 4 != 0, .residual = random() % 2 == 0,
+  config.memory = {.heads = 1 + static_cast<int64_t>(random() % 3),
+                   .head_dim = 4 + static_cast<int64_t>(random() % 5),
+                   .depth = depth,
+                   .hidden = 3 + static_cast<int64_t>(random() % 8),
+                   .chunk = chunk,
+                   .conv = 1 + static_cast<int64_t>(random() % 4),
+                   .theta_max = 0.05,
+                   .momentum = random() % 4 != 0,
+                   .decay = random() % 4 != 0,
+                   .residual = random() % 2 == 0,
                    .max_grad_norm = random() % 2 == 0 ? 0.0 : 0.7};
   return config;
 }
@@ -29,7 +35,8 @@ MemoryParameters RandomMemoryParameters(const ModelConfig& config) {
   MemoryParameters p;
   const double in_scale = 1.0 / std::sqrt(static_cast<double>(config.dim));
   p.in_weight = normal({4 * m.inner() + 3 * m.heads, config.dim}, in_scale);
-  p.gates_bias = at::cat({at::full({m.heads}, -1.0, options), at::full({m.heads}, 0.5, options), at::full({m.heads}, -3.0, options)});
+  p.gates_bias = at::cat(
+      {at::full({m.heads}, -1.0, options), at::full({m.heads}, 0.5, options), at::full({m.heads}, -3.0, options)});
   p.conv_weight = normal({3 * m.inner(), m.conv}, 0.7);
   p.conv_bias = normal({3 * m.inner()}, 0.1);
   for (int64_t l = 0; l < m.depth; ++l) {
@@ -109,13 +116,15 @@ TEST(NeuralMemory, ChunkFormIsTheRecurrence) {
 
       // The projections, by the formulas of model.md, straight.
       const Tensor projected = x[0].matmul(p.in_weight.t());
-      const Tensor padded = at::cat({at::zeros({m.conv - 1, 3 * inner}, at::kDouble), projected.narrow(1, 0, 3 * inner)});
+      const Tensor padded =
+          at::cat({at::zeros({m.conv - 1, 3 * inner}, at::kDouble), projected.narrow(1, 0, 3 * inner)});
       std::vector<Tensor> rows;
       for (int64_t t = 0; t < tokens; ++t) {
         rows.push_back((padded.narrow(0, t, m.conv).t() * p.conv_weight).sum(1) + p.conv_bias);
       }
       const Tensor convolved = at::silu(at::stack(rows)).view({tokens, 3, heads, d});
-      const Tensor gates = (projected.narrow(1, 4 * inner, 3 * heads) + p.gates_bias).view({tokens, 3, heads}).sigmoid();
+      const Tensor gates =
+          (projected.narrow(1, 4 * inner, 3 * heads) + p.gates_bias).view({tokens, 3, heads}).sigmoid();
       std::vector<Tensor> reads;
       for (int64_t h = 0; h < heads; ++h) {
         const auto unit = [](const Tensor& t) { return t / t.norm(2, {-1}, true).clamp_min(1e-12); };
@@ -127,8 +136,10 @@ TEST(NeuralMemory, ChunkFormIsTheRecurrence) {
             convolved.select(1, 2).select(1, h), m.theta_max * gates.select(1, 0).select(1, h),
             m.momentum ? gates.select(1, 1).select(1, h) : zero, m.decay ? gates.select(1, 2).select(1, h) : zero);
         for (int64_t l = 0; l < depth; ++l) {
-          EXPECT_LE(RelativeError(state.weights[l][h], run.weights[l]), 1e-11) << "depth " << depth << " chunk " << chunk;
-          EXPECT_LE(RelativeError(state.velocity[l][h], run.velocity[l]), 1e-11) << "depth " << depth << " chunk " << chunk;
+          EXPECT_LE(RelativeError(state.weights[l][h], run.weights[l]), 1e-11)
+              << "depth " << depth << " chunk " << chunk;
+          EXPECT_LE(RelativeError(state.velocity[l][h], run.velocity[l]), 1e-11)
+              << "depth " << depth << " chunk " << chunk;
         }
         EXPECT_LE(RelativeError(out.surprise[0].select(1, h), at::tensor(run.surprise, at::kDouble)), 1e-11);
         reads.push_back(RmsNorm(at::stack(run.read), p.norm, config.norm_eps));
@@ -174,7 +185,8 @@ TEST(NeuralMemory, DerivativesAreThoseOfFiniteDifferences) {
           const double below = value().item<double>();
           flat[i] = at_i;
           const double expected = (above - below) / (2 * h), got = leaf->grad().view({-1})[i].item<double>();
-          EXPECT_NEAR(got, expected, 2e-5 * std::max(1.0, std::abs(expected))) << "depth " << depth << " chunk " << chunk;
+          EXPECT_NEAR(got, expected, 2e-5 * std::max(1.0, std::abs(expected)))
+              << "depth " << depth << " chunk " << chunk;
         }
       }
     }

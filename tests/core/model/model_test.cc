@@ -102,7 +102,8 @@ TEST_F(ModelTest, AForkLeavesTheStateAsItWas) {
 }
 
 TEST_F(ModelTest, ATokenOutsideTheVocabularyIsRefused) {
-  EXPECT_THAT(model_->NewFork(model_->InitialState())->Feed({1, 258}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("258")));
+  EXPECT_THAT(model_->NewFork(model_->InitialState())->Feed({1, 258}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("258")));
   std::vector<int32_t> tokens(model_->config().block_tokens(), 1);
   tokens[5] = -1;
   EXPECT_THAT(model_->StepBlocks({{model_->InitialState(), tokens}})[0].status,
@@ -180,7 +181,8 @@ TEST_F(ModelTest, DecodingEndsWhereItShould) {
 TEST_F(ModelTest, TextIsWholeCharacters) {
   std::vector<int32_t> answer = Bytes("a\xc3\xa9\xe2\x82\xac\xff z\xe2\x82");
   answer.push_back(kByteEndOfAnswer);
-  EXPECT_EQ(DecodeScript(model_->tokenizer(), answer, {.max_tokens = 50}).text, "a\xc3\xa9\xe2\x82\xac\xef\xbf\xbd z\xef\xbf\xbd\xef\xbf\xbd");
+  EXPECT_EQ(DecodeScript(model_->tokenizer(), answer, {.max_tokens = 50}).text,
+            "a\xc3\xa9\xe2\x82\xac\xef\xbf\xbd z\xef\xbf\xbd\xef\xbf\xbd");
 }
 
 TEST_F(ModelTest, SamplingRepeatsWithItsSeed) {

@@ -27,8 +27,17 @@ inline ModelConfig SmallConfig() {
   config.segment = 8;
   config.persistent = 2;
   config.tie_embeddings = false;
-  config.memory = {.heads = 2, .head_dim = 8, .depth = 2, .hidden = 12, .chunk = 8, .conv = 3, .theta_max = 0.05,
-                   .momentum = true, .decay = true, .residual = true, .max_grad_norm = 2.0};
+  config.memory = {.heads = 2,
+                   .head_dim = 8,
+                   .depth = 2,
+                   .hidden = 12,
+                   .chunk = 8,
+                   .conv = 3,
+                   .theta_max = 0.05,
+                   .momentum = true,
+                   .decay = true,
+                   .residual = true,
+                   .max_grad_norm = 2.0};
   return config;
 }
 
@@ -43,7 +52,8 @@ inline void WriteRandomModel(const std::string& folder, const ModelConfig& confi
     for (const int64_t size : one.shape) elements *= size;
     const bool is_norm = one.name.find("norm") != std::string::npos;
     const bool is_value = one.name.find("memory.v.weight") != std::string::npos;
-    const float scale = (is_value ? memory_value_scale : 1.0f) * (one.shape.size() > 1 ? 1.0f / std::sqrt(static_cast<float>(one.shape.back())) : 0.1f);
+    const float scale = (is_value ? memory_value_scale : 1.0f) *
+                        (one.shape.size() > 1 ? 1.0f / std::sqrt(static_cast<float>(one.shape.back())) : 0.1f);
     for (int64_t i = 0; i < elements; ++i) tensor.values.push_back(is_norm ? 1.0f : scale * normal(random));
     tensors.push_back(std::move(tensor));
   }
