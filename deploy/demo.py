@@ -96,7 +96,7 @@ class Demo:
     def run(self):
         say("seed %d (repeat with: deploy/demo.py %s %d)" % (self.seed, os.path.relpath(self.bin_dir), self.seed))
         rng = random.Random(self.seed)
-        book = bible("hos1:1-rev22:21")
+        book = bible("matt1:1-rev22:21")
         lines = subprocess.run([self.program("mnemo-bench"), "facts", "--samples=%d" % FACTS, "--seed=%d" % self.seed],
                                check=True, capture_output=True, text=True).stdout.splitlines()
         facts = [(rng.random(), json.loads(line)) for line in lines]
@@ -104,7 +104,7 @@ class Demo:
         size = len(text.encode())
         self.start()
 
-        say("\n1. A book goes in: the King James Bible from Hosea to Revelation, %.2f MB, with %d facts in it" %
+        say("\n1. A book goes in: the King James New Testament, %.2f MB, with %d facts in it" %
             (size / 1e6, FACTS))
         totals = self.mnemo("stream", "book", self.write("book.txt", text))
         session = self.mnemo("show", "book")
@@ -115,8 +115,8 @@ class Demo:
         say("\n2. The questions: the answers come from that state and the last few tokens, nothing else")
         before, right = self.ask_all(facts)
 
-        say("\n3. A second document; half-way through it the server gets SIGKILL")
-        second = bible("gen1:1-lev27:34")
+        say("\n3. A second document, Genesis; half-way through it the server gets SIGKILL")
+        second = bible("gen1:1-gen50:26")
         path, begin = self.write("second.txt", second), session["watermarks"]["accepted_bytes"]
         writer = subprocess.Popen([self.program("mnemo"), "--server=" + self.address, "--json", "stream", "book", path],
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
