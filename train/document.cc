@@ -69,7 +69,7 @@ Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabula
     const ValueKind kind = pick < options.number_share                        ? ValueKind::kNumber
                            : pick < options.number_share + options.word_share ? ValueKind::kWord
                                                                               : ValueKind::kUuid;
-    Fact fact = vocabulary.Draw(kind, Split::kTrain, random);
+    Fact fact = vocabulary.Draw(kind, options.split, random);
     if (!digits.empty() && kind == ValueKind::kNumber) {
       for (char& digit : fact.value) digit = digits[random() % digits.size()];
     }

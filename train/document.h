@@ -13,6 +13,7 @@ struct DocumentOptions {
   int64_t min_tokens = 256, max_tokens = 256;  // a length between them, log-uniform, rounded to a multiple of `step`
   int64_t step = 256;
   int64_t min_facts = 1, max_facts = 1;  // log-uniform, as many as fit in two thirds of the document
+  Split split = Split::kTrain;           // of keys and values
   double noise_share = 0.2;              // documents whose haystack is noise
   // Documents whose numbers are made of two digits only: what follows a digit then says nothing about whose number it
   // is, so that every character of an answer has to be found by its key.

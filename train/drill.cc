@@ -16,6 +16,7 @@ constexpr int64_t kSliceRows = 4;              // computed together: few enough 
 
 // A question looks for its keys among all of the drill: nats by which a softmax over them misses it.
 constexpr double kMatchScale = 20, kMatchCost = 0.3;
+constexpr double kValueCost = 1;
 // Few keys that are much alike do more harm than many that are a little: the fourth power finds them.
 constexpr double kTail = 8;
 
@@ -63,8 +64,9 @@ Drill MakeDrill(const DocumentOptions& options, int64_t facts, int64_t row_token
 
 // A linear memory that was told values v_j under keys k_j answers query q_i with the sum of v_j (q_i . k_j). With c the
 // heads' mean cosine, the wanted part is c_ii and what other values add has the mean square sum of c_ij^2; the loss is
-// their ratio, with a tail, and the miss of a softmax. Keys of other facts count as if there were kFactsOfMeasure;
-// those of the same value are always few.
+// their ratio, with a tail, and the miss of a softmax; and of the values, by their directions in each head, how far
+// equal characters are from parallel and others from orthogonal, or a head says nothing about what it was told. Keys of
+// other facts count as if there were kFactsOfMeasure; those of the same value are always few.
 DrillScore ScoreDrill(const Titans& titans, int64_t taps, const Drill& drill) {
   std::vector<Tensor> slices;
   for (const Tensor& rows : drill.tokens.split(kSliceRows)) slices.push_back(titans.FirstMemoryInput(rows));
@@ -85,8 +87,8 @@ DrillScore ScoreDrill(const Titans& titans, int64_t taps, const Drill& drill) {
   };
   const Tensor keys = vectors(drill.told, 0, &NeuralMemory::Keys);
   const Tensor queries = vectors(drill.asked, -1, &NeuralMemory::Queries);
-  const double heads = static_cast<double>(titans.FirstMemory().heads());
-  const Tensor common = queries.mm(keys.t()) / heads;  // [n, n]
+  const int64_t heads = titans.FirstMemory().heads();
+  const Tensor common = queries.mm(keys.t()) / static_cast<double>(heads);  // [n, n]
 
   const int64_t n = common.size(0);
   const Tensor is_other = (drill.fact.unsqueeze(0) != drill.fact.unsqueeze(1)).to(at::kFloat);
@@ -96,11 +98,21 @@ DrillScore ScoreDrill(const Titans& titans, int64_t taps, const Drill& drill) {
   const Tensor noise = (weight * squares).sum(1) / signal;
   const Tensor tail = (weight * squares.pow(2)).sum(1) / signal;
   const Tensor miss = -(kMatchScale * common).log_softmax(-1).diagonal();
+
+  const Tensor values = vectors(drill.told, 0, &NeuralMemory::Values).view({n, heads, -1}).transpose(0, 1);
+  const Tensor directions = values / values.norm(2, {-1}, /*keepdim=*/true).clamp_min(1e-12);
+  const Tensor alike = directions.bmm(directions.transpose(1, 2));  // [H, n, n]
+  const Tensor bytes = drill.tokens.flatten().index_select(0, drill.told.index_select(0, drill.fact) + drill.place);
+  const Tensor is_equal = (bytes.unsqueeze(0) == bytes.unsqueeze(1)).to(at::kFloat);
+  const Tensor unequal = (1 - is_equal) / (1 - is_equal).sum().clamp_min(1), equal = is_equal / is_equal.sum();
+  const Tensor confused = (alike.pow(2) * unequal + (1 - alike).pow(2) * equal).sum(at::IntArrayRef({1, 2})).mean();
+
   DrillScore score;
-  score.loss = (noise + kTail * tail + kMatchCost * miss).mean();
+  score.loss = (noise + kTail * tail + kMatchCost * miss).mean() + kValueCost * confused;
   const at::NoGradGuard no_grad;
   score.found = (common.argmax(1) == at::arange(n)).to(at::kFloat).mean().item<double>();
   score.noise = noise.mean().item<double>();
+  score.confused = confused.item<double>();
   return score;
 }
 

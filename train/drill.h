@@ -1,4 +1,4 @@
-// Drills: many facts in little text, and a question about each, of which nothing is compared but keys and queries.
+// Drills: many facts in little text and a question about each, of which only keys, queries and values are computed.
 //
 // What a linear memory confuses is decided by what the keys of different facts have in common. Rows of documents meet
 // few facts in a step; a drill has as many as a long session, for the price of the blocks before the memory.
@@ -27,9 +27,10 @@ Drill MakeDrill(const DocumentOptions& options, int64_t facts, int64_t row_token
                 const Haystack& english, const Haystack& noise, Random& random);
 
 struct DrillScore {
-  at::Tensor loss;   // a number; see the formula in drill.cc
-  double found = 0;  // share of characters whose own key is the nearest of all
-  double noise = 0;  // what the other keys of 20 facts add to a readout, mean square, against the own key's
+  at::Tensor loss;      // a number; see the formula in drill.cc
+  double found = 0;     // share of characters whose own key is the nearest of all
+  double noise = 0;     // what the other keys of 20 facts add to a readout, mean square, against the own key's
+  double confused = 0;  // of values: how far equal characters are from parallel and others from orthogonal
 };
 // `taps`: of the memory's convolution, at most kDrillReach.
 DrillScore ScoreDrill(const Titans& titans, int64_t taps, const Drill& drill);

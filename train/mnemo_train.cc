@@ -16,6 +16,7 @@
 #include "core/base/status_macros.h"
 #include "core/model/model.h"
 #include "train/recall_evaluation.h"
+#include "train/recall_inspection.h"
 #include "train/trainer.h"
 
 ABSL_FLAG(std::string, config, "", "the model's config.json");
@@ -38,10 +39,36 @@ ABSL_FLAG(std::vector<std::string>, evaluate_facts, std::vector<std::string>({"1
           "facts a haystack, each asked for");
 ABSL_FLAG(std::vector<std::string>, evaluate_bytes, std::vector<std::string>({"2048", "16384"}), "haystack sizes");
 
+ABSL_FLAG(std::string, inspect, "", "train nothing: print what limits the recall of the model in this folder");
+ABSL_FLAG(int64_t, inspect_tokens, 4096, "tokens of each document; a multiple of 256");
+ABSL_FLAG(int64_t, inspect_facts, 20, "facts in each document");
+ABSL_FLAG(int64_t, inspect_documents, 10, "documents, of held-out text, names and numbers");
+
 namespace mnemosyne {
 namespace {
 
 using Json = nlohmann::json;
+
+absl::Status Inspect(const std::string& folder) {
+  ASSIGN_OR_RETURN(const Vocabulary vocabulary, Vocabulary::Load(absl::GetFlag(FLAGS_words)));
+  ASSIGN_OR_RETURN(const Haystack held_out, Haystack::FromFiles(absl::GetFlag(FLAGS_held_out)));
+  const int64_t tokens = absl::GetFlag(FLAGS_inspect_tokens), facts = absl::GetFlag(FLAGS_inspect_facts);
+  const DocumentOptions options = {.min_tokens = tokens,
+                                   .max_tokens = tokens,
+                                   .min_facts = facts,
+                                   .max_facts = facts,
+                                   .split = Split::kHeldOut,
+                                   .noise_share = 0,
+                                   .number_share = 1,
+                                   .word_share = 0};
+  ASSIGN_OR_RETURN(const RecallInspection of, InspectRecall(folder, options, absl::GetFlag(FLAGS_inspect_documents),
+                                                            /*seed=*/1, vocabulary, held_out));
+  const Json line = {
+      {"answers", of.answers}, {"characters", of.characters}, {"signal", of.signal}, {"noise", of.noise},
+      {"found", of.found},     {"linear", of.linear},         {"right", of.right},   {"exact", of.exact}};
+  std::printf("%s\n", line.dump().c_str());
+  return absl::OkStatus();
+}
 
 absl::Status Evaluate(const std::string& folder, int64_t step, const Vocabulary& vocabulary, const Haystack& english,
                       std::FILE* log) {
@@ -75,6 +102,7 @@ absl::Status Evaluate(const std::string& folder, int64_t step, const Vocabulary&
 }
 
 absl::Status Run() {
+  if (const std::string folder = absl::GetFlag(FLAGS_inspect); !folder.empty()) return Inspect(folder);
   ASSIGN_OR_RETURN(const std::string config_text, ReadFile(absl::GetFlag(FLAGS_config)));
   ASSIGN_OR_RETURN(const ModelConfig config, ParseModelConfig(config_text));
   ASSIGN_OR_RETURN(const std::string recipe_text, ReadFile(absl::GetFlag(FLAGS_recipe)));
@@ -96,7 +124,7 @@ absl::Status Run() {
   const auto begin = std::chrono::steady_clock::now();
   const int64_t first = trainer.step(), tokens_a_step = recipe.rows * recipe.segment_tokens;
   double answer_loss = 0, text_loss = 0, accuracy = 0, exact = 0, write = 0, write_facts = 0, keys_alike = 0, found = 0,
-         spread = 0, drill_found = 0, drill_noise = 0;
+         spread = 0, drill_found = 0, drill_noise = 0, drill_confused = 0;
   const int64_t stop_after = absl::GetFlag(FLAGS_stop_after),
                 last = stop_after > 0 ? std::min(stop_after, recipe.steps()) : recipe.steps();
   while (trainer.step() < last) {
@@ -110,6 +138,7 @@ absl::Status Run() {
     spread = keep * spread + (1 - keep) * report.spread;
     drill_found = keep * drill_found + (1 - keep) * report.drill_found;
     drill_noise = keep * drill_noise + (1 - keep) * report.drill_noise;
+    drill_confused = keep * drill_confused + (1 - keep) * report.drill_confused;
     found = keep * found + (1 - keep) * report.found;
     keys_alike = keep * keys_alike + (1 - keep) * report.keys_alike;
     write_facts = keep * write_facts + (1 - keep) * report.write_facts;
@@ -118,10 +147,10 @@ absl::Status Run() {
       const double rate = (report.step - first) * tokens_a_step / seconds;
       std::printf(
           "step %d/%d  text %.3f  answer %.4f  right %.1f%%  exact %.1f%%  write %.6f / %.4f  found %.1f%%  "
-          "alike %.2f  spread %.4f  drill %.2f%% %.4f  |grad| %.2f  %.0f tokens/s  %.0f min left\n",
+          "alike %.2f  spread %.4f  drill %.2f%% %.4f %.3f  |grad| %.2f  %.0f tokens/s  %.0f min left\n",
           static_cast<int>(report.step), static_cast<int>(last), text_loss, answer_loss, 100 * accuracy, 100 * exact,
-          write, write_facts, 100 * found, keys_alike, spread, 100 * drill_found, drill_noise, report.gradient_norm,
-          rate, (last - report.step) * tokens_a_step / rate / 60);
+          write, write_facts, 100 * found, keys_alike, spread, 100 * drill_found, drill_noise, drill_confused,
+          report.gradient_norm, rate, (last - report.step) * tokens_a_step / rate / 60);
       std::fflush(stdout);
       const Json line = {{"step", report.step},
                          {"text_loss", text_loss},
@@ -134,6 +163,7 @@ absl::Status Run() {
                          {"spread", spread},
                          {"drill_found", drill_found},
                          {"drill_noise", drill_noise},
+                         {"drill_confused", drill_confused},
                          {"keys_alike", keys_alike},
                          {"gradient_norm", report.gradient_norm},
                          {"seconds", seconds},

@@ -110,7 +110,7 @@ struct Trainer::GroupReport {
   BatchState state;
   // Sums, not means.
   double text = 0, answer = 0, wrong = 0, exact = 0, asked = 0, write = 0, write_facts = 0, alike = 0, found = 0,
-         spread = 0, drill_found = 0, drill_noise = 0;
+         spread = 0, drill_found = 0, drill_noise = 0, drill_confused = 0;
 };
 
 absl::Status Trainer::Check(const ModelConfig& config, const Recipe& recipe) {
@@ -388,6 +388,7 @@ Trainer::GroupReport Trainer::RunDrill(uint64_t index) const {
   GroupReport report;
   report.drill_found = score.found;
   report.drill_noise = score.noise;
+  report.drill_confused = score.confused;
   report.gradients = torch::autograd::grad({stage.drill_cost / static_cast<double>(kDrills) * score.loss}, weights_,
                                            /*grad_outputs=*/{}, /*retain_graph=*/false, /*create_graph=*/false,
                                            /*allow_unused=*/true);
@@ -432,6 +433,7 @@ Trainer::StepReport Trainer::Step() {
     report.found += one.found / std::max(1.0, totals.matches);
     report.drill_found += one.drill_found / static_cast<double>(kDrills);
     report.drill_noise += one.drill_noise / static_cast<double>(kDrills);
+    report.drill_confused += one.drill_confused / static_cast<double>(kDrills);
     report.keys_alike += one.alike / totals.rows;
     asked += one.asked;
   }

@@ -56,7 +56,8 @@ class Trainer {
     double keys_alike = 0;   // mean cosine between keys, summed over blocks; 0 without a key_cost
     double drill_found = 0;  // of a drill's characters whose own key is the nearest; 0 without drills
     double drill_noise = 0;  // see drill.h
-    double gradient_norm = 0;  // before clipping; a step whose norm is not finite changes nothing
+    double drill_confused = 0;  // see drill.h
+    double gradient_norm = 0;   // before clipping; a step whose norm is not finite changes nothing
   };
   StepReport Step();
   int64_t step() const { return step_; }

@@ -265,13 +265,16 @@ NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, MemoryState* state) 
           by_head.select(0, 0), by_head.select(0, 1)};
 }
 
-Tensor NeuralMemory::Addresses(const Tensor& x, int64_t which) const {
+Tensor NeuralMemory::Projected(const Tensor& x, int64_t which) const {
   const int64_t inner = config_.inner(), from = which * inner, tokens = x.size(1) - config_.conv + 1;
-  const Tensor split =
-      Convolved(Linear(x, parameters_.in_weight.narrow(0, from, inner)), parameters_.conv_weight.narrow(0, from, inner),
-                parameters_.conv_bias.narrow(0, from, inner), config_);
-  return L2Normalize(split).view({x.size(0), config_.heads, tokens, config_.head_dim});
+  return Convolved(Linear(x, parameters_.in_weight.narrow(0, from, inner)),
+                   parameters_.conv_weight.narrow(0, from, inner), parameters_.conv_bias.narrow(0, from, inner), config_)
+      .view({x.size(0), config_.heads, tokens, config_.head_dim});
 }
+
+Tensor NeuralMemory::Queries(const Tensor& x) const { return L2Normalize(Projected(x, 0)); }
+Tensor NeuralMemory::Keys(const Tensor& x) const { return L2Normalize(Projected(x, 1)); }
+Tensor NeuralMemory::Values(const Tensor& x) const { return Projected(x, 2); }
 
 Tensor NeuralMemory::ReadContext(const Tensor& x, const std::vector<Tensor>& weights) const {
   const int64_t sessions = x.size(0), tokens = x.size(1);

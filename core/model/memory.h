@@ -61,10 +61,11 @@ class NeuralMemory {
   // Writes x [N, T, D] and reads at each of its tokens. Any T >= 1 from any place of a chunk.
   Output Forward(const at::Tensor& x, MemoryState* state) const;
 
-  // The queries and keys that Forward would use for the last T of x [N, K - 1 + T, D] -> [N, H, T, d], of length one.
-  // Nothing is written or read.
-  at::Tensor Queries(const at::Tensor& x) const { return Addresses(x, 0); }
-  at::Tensor Keys(const at::Tensor& x) const { return Addresses(x, 1); }
+  // The queries and keys, of length one, and the values that Forward would use for the last T of x [N, K - 1 + T, D] ->
+  // [N, H, T, d]. Nothing is written or read.
+  at::Tensor Queries(const at::Tensor& x) const;
+  at::Tensor Keys(const at::Tensor& x) const;
+  at::Tensor Values(const at::Tensor& x) const;
 
   // mac: reads x [N, T, D] with frozen `weights` and the projection q_context, no convolution -> [N, T, D].
   at::Tensor ReadContext(const at::Tensor& x, const std::vector<at::Tensor>& weights) const;
@@ -75,7 +76,7 @@ class NeuralMemory {
  private:
   struct Tables;
   struct Piece;
-  at::Tensor Addresses(const at::Tensor& x, int64_t which) const;  // 0: queries, 1: keys, as in in_weight
+  at::Tensor Projected(const at::Tensor& x, int64_t which) const;  // 0: q, 1: k, 2: v, as in in_weight
   Tables MakeTables(const at::Tensor& log_eta, const at::Tensor& log_keep, int64_t rows, int64_t columns,
                     const at::Tensor& like) const;
   void WritePiece(const Piece& piece, MemoryState* state, at::Tensor* surprise) const;

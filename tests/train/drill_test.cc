@@ -84,9 +84,10 @@ TEST_F(DrillTest, ScoresTheKeysThatReadingWrites) {
     noise += others / std::pow(std::max(0.1, own), 2) / static_cast<double>(n);
     found += common[i].argmax().item<int64_t>() == i ? 1.0 / static_cast<double>(n) : 0;
   }
+  EXPECT_GT(score.confused, 0);
   EXPECT_NEAR(score.found, found, 1e-5);
   EXPECT_NEAR(score.noise, noise, 1e-3 * noise);
-  EXPECT_GT(score.loss.item<double>(), noise);
+  EXPECT_GT(score.loss.item<double>(), noise + score.confused);
 }
 
 TEST_F(DrillTest, ItsGradientLowersTheLoss) {

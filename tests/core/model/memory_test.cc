@@ -193,6 +193,29 @@ TEST(NeuralMemory, DerivativesAreThoseOfFiniteDifferences) {
   }
 }
 
+// Against Forward: what it says it used, and for the values the loss before anything was written, |M_0(k) - v|^2.
+TEST(NeuralMemory, QueriesKeysAndValuesAreThoseOfForward) {
+  const uint64_t seed = TestSeed();
+  std::mt19937_64 random(seed);
+  at::manual_seed(seed);
+  for (int i = 0; i < 20; ++i) {
+    const int64_t tokens = 1 + random() % 12, sessions = 1 + random() % 3;
+    ModelConfig config = RandomMemoryConfig(random, /*depth=*/1, /*chunk=*/tokens);
+    config.memory.residual = false;
+    MemoryParameters parameters = RandomMemoryParameters(config);
+    parameters.init[0].zero_();
+    const NeuralMemory memory(config, parameters);
+    const Tensor x = at::randn({sessions, tokens, config.dim}, at::kDouble);
+    const Tensor padded = at::cat({at::zeros({sessions, config.memory.conv - 1, config.dim}, at::kDouble), x}, 1);
+    MemoryState state = memory.InitialState(sessions);
+    const NeuralMemory::Output out = memory.Forward(x, &state);
+    EXPECT_TRUE(memory.Queries(padded).allclose(out.queries, 1e-9, 1e-12));
+    EXPECT_TRUE(memory.Keys(padded).allclose(out.keys, 1e-9, 1e-12));
+    const Tensor lengths = memory.Values(padded).pow(2).sum(-1).transpose(1, 2);  // [N, T, H]
+    EXPECT_TRUE(lengths.allclose(out.surprise, 1e-9, 1e-12));
+  }
+}
+
 TEST(NeuralMemory, AStateIsNeverChangedInPlace) {
   const uint64_t seed = TestSeed();
   std::mt19937_64 random(seed);
