@@ -58,11 +58,24 @@ SessionInfo EngineImpl::Describe(const SessionMetadata& metadata, const Session*
   if (offsets.ok() && !offsets->empty()) {
     const int64_t newest = offsets->front();
     info.watermarks = {newest, newest, newest, 0};
-    if (const auto snapshot = storage_->ReadSnapshot(metadata.number, metadata.epoch, newest); snapshot.ok()) {
-      info.watermarks.accepted_bytes = snapshot->header.accepted_bytes;
-      info.next_sequence = snapshot->header.next_sequence;
+    if (const auto header = storage_->ReadSnapshotHeader(metadata.number, metadata.epoch, newest); header.ok()) {
+      info.watermarks.accepted_bytes = header->accepted_bytes;
+      info.next_sequence = header->next_sequence;
     }
   }
+  if (const auto last = storage_->LastLogRecord(metadata.number, metadata.epoch); last.ok() && last->has_value()) {
+    const LogRecord& record = **last;
+    info.next_sequence = std::max(metadata.first_sequence, record.sequence + 1);
+    const auto model = models_.find(metadata.model);
+    const bool is_text = record.kind == LogContent::kText;
+    const bool is_counted =
+        !is_text || (model != models_.end() && model->second->config().tokenizer.kind == TokenizerKind::kBytes);
+    if (record.first_offset >= 0 && is_counted) {
+      const int64_t tokens = record.payload.size() / (is_text ? 1 : sizeof(int32_t));
+      info.watermarks.accepted = info.watermarks.durable = record.first_offset + tokens;
+    }
+  }
+  info.pending_tokens = info.watermarks.accepted - info.watermarks.memorized;
   return info;
 }
 

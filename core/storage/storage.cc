@@ -321,6 +321,18 @@ absl::StatusOr<std::vector<int64_t>> Storage::ListSnapshots(uint64_t number, uin
   return offsets;
 }
 
+absl::StatusOr<SnapshotHeader> Storage::ReadSnapshotHeader(uint64_t number, uint64_t epoch, int64_t offset) {
+  const std::string name = SnapshotName(number, epoch, offset);
+  const std::string key = SnapshotKey(number, epoch, SnapshotPart::kHeader, offset);
+  rocksdb::PinnableSlice value;
+  const rocksdb::Status status = database_->db->Get(rocksdb::ReadOptions(), database_->snapshots, key, &value);
+  if (status.IsNotFound()) return absl::NotFoundError(name);
+  RETURN_IF_ERROR(FromRocksDb(status, name));
+  absl::StatusOr<SnapshotHeader> header = DecodeSnapshotHeader(key, View(value));
+  if (!header.ok()) return Annotate(header.status(), name);
+  return header;
+}
+
 absl::StatusOr<Snapshot> Storage::ReadSnapshot(uint64_t number, uint64_t epoch, int64_t offset) {
   const std::string name = SnapshotName(number, epoch, offset);
   const std::string header_key = SnapshotKey(number, epoch, SnapshotPart::kHeader, offset);

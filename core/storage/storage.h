@@ -103,6 +103,7 @@ class Storage {
   absl::Status DeleteSnapshot(uint64_t number, uint64_t epoch, int64_t offset);
   // Offsets, newest first. Reads no record: ReadSnapshot tells which of them are good.
   absl::StatusOr<std::vector<int64_t>> ListSnapshots(uint64_t number, uint64_t epoch);
+  absl::StatusOr<SnapshotHeader> ReadSnapshotHeader(uint64_t number, uint64_t epoch, int64_t offset);  // NOT_FOUND
   // NOT_FOUND: there is none. DATA_LOSS: it is damaged, or half of it is missing.
   absl::StatusOr<Snapshot> ReadSnapshot(uint64_t number, uint64_t epoch, int64_t offset);
 
