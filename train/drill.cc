@@ -22,6 +22,11 @@ constexpr double kTail = 8;
 
 }  // namespace
 
+bool HasAddresses(const ModelConfig& config) {
+  const auto memory = std::find_if(config.blocks.begin(), config.blocks.end(), HasMemory);
+  return memory != config.blocks.end() && *memory != BlockKind::kMac;
+}
+
 Drill MakeDrill(const DocumentOptions& options, int64_t facts, int64_t row_tokens, const Vocabulary& vocabulary,
                 const Haystack& english, const Haystack& noise, Random& random) {
   DocumentOptions dense = options;

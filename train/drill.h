@@ -16,6 +16,9 @@ namespace mnemosyne {
 // Tokens before a value that a drill's keys and queries may depend on through the convolution.
 inline constexpr int64_t kDrillReach = 48;
 
+// Whether the first block with a memory is lmm, mag or mal: keys and queries of others are not to be had alone.
+bool HasAddresses(const ModelConfig& config);
+
 struct Drill {
   at::Tensor tokens;       // [N, T]
   at::Tensor told, asked;  // [F], of N * T: the first characters of values in statements and in answers

@@ -53,6 +53,10 @@ absl::Status Inspect(const std::string& folder) {
   ASSIGN_OR_RETURN(const Vocabulary vocabulary, Vocabulary::Load(absl::GetFlag(FLAGS_words)));
   ASSIGN_OR_RETURN(const Haystack held_out, Haystack::FromFiles(absl::GetFlag(FLAGS_held_out)));
   const int64_t tokens = absl::GetFlag(FLAGS_inspect_tokens), facts = absl::GetFlag(FLAGS_inspect_facts);
+  if (tokens < 256 || facts < 1 || absl::GetFlag(FLAGS_inspect_documents) < 1) {
+    return absl::InvalidArgumentError(
+        "--inspect_tokens must be at least 256, --inspect_facts and _documents at least 1");
+  }
   const DocumentOptions options = {.min_tokens = tokens,
                                    .max_tokens = tokens,
                                    .min_facts = facts,

@@ -8,6 +8,7 @@
 #include "core/base/status_macros.h"
 #include "core/model/parameters.h"
 #include "core/model/titans.h"
+#include "train/drill.h"
 
 namespace mnemosyne {
 
@@ -61,6 +62,12 @@ absl::StatusOr<RecallInspection> InspectRecall(const std::string& folder, const 
                                                const Haystack& haystack) {
   ASSIGN_OR_RETURN(const std::string config_text, ReadFile(folder + "/config.json"));
   ASSIGN_OR_RETURN(const ModelConfig config, ParseModelConfig(config_text));
+  if (!HasAddresses(config) || config.tokenizer.kind != TokenizerKind::kBytes || config.vocab_size < 258) {
+    return absl::InvalidArgumentError(
+        "only models with the tokenizer 'bytes' and a vocab_size of at least 258 whose first block with a memory is "
+        "lmm, "
+        "mag or mal can be inspected");
+  }
   ASSIGN_OR_RETURN(const std::string bytes, ReadFile(folder + "/model.safetensors"));
   ASSIGN_OR_RETURN(const std::vector<NamedTensor> loaded, LoadParameters(config, bytes));
   const at::NoGradGuard no_grad;

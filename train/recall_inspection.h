@@ -23,7 +23,8 @@ struct RecallInspection {
   double right = 0;   // share that the model gets right, each given the ones before
   double exact = 0;   // share of answers right in every character, each given the ones before
 };
-// `documents` documents of one length. Reads `folder`: errors as of ParseModelConfig and LoadParameters.
+// `documents` documents of one length. Reads `folder`: errors as of ParseModelConfig and LoadParameters;
+// INVALID_ARGUMENT also for a model of another kind, or whose tokens are not bytes.
 absl::StatusOr<RecallInspection> InspectRecall(const std::string& folder, const DocumentOptions& options,
                                                int64_t documents, uint64_t seed, const Vocabulary& vocabulary,
                                                const Haystack& haystack);

@@ -124,9 +124,7 @@ absl::Status Trainer::Check(const ModelConfig& config, const Recipe& recipe) {
   }
   for (const Stage& stage : recipe.stages) {
     if (stage.drill_facts == 0) continue;
-    const auto memory = std::find_if(config.blocks.begin(), config.blocks.end(), HasMemory);
-    if (memory == config.blocks.end() || *memory == BlockKind::kMac || recipe.segment_tokens < 256 ||
-        config.memory.conv > kDrillReach) {
+    if (!HasAddresses(config) || recipe.segment_tokens < 256 || config.memory.conv > kDrillReach) {
       return absl::InvalidArgumentError(
           absl::StrCat("recipe key 'drill_facts' is not 0: the first block with a memory must then be lmm, mag or mal, "
                        "'segment_tokens' at least 256 and config key 'memory.conv' at most ",

@@ -68,8 +68,9 @@ SessionInfo EngineImpl::Describe(const SessionMetadata& metadata, const Session*
     info.next_sequence = std::max(metadata.first_sequence, record.sequence + 1);
     const auto model = models_.find(metadata.model);
     const bool is_text = record.kind == LogContent::kText;
+    // With pieces of text, how many tokens a record ends is known only to who tokenizes it.
     const bool is_counted =
-        !is_text || (model != models_.end() && model->second->config().tokenizer.kind == TokenizerKind::kBytes);
+        model != models_.end() && model->second->config().tokenizer.kind != TokenizerKind::kSentencePiece;
     if (record.first_offset >= 0 && is_counted) {
       const int64_t tokens = record.payload.size() / (is_text ? 1 : sizeof(int32_t));
       info.watermarks.accepted = info.watermarks.durable = record.first_offset + tokens;
