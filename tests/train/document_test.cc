@@ -7,33 +7,21 @@
 #include "core/base/file.h"
 #include "core/model/tokenizer.h"
 #include "tests/status_matchers.h"
-#include "tests/temp_folder.h"
+#include "tests/train/train_folder.h"
 
 namespace mnemosyne {
 namespace {
 
 using testing::HasSubstr;
 
-class DocumentTest : public testing::Test {
+class DocumentTest : public TrainFolderTest {
  protected:
-  void SetUp() override {
-    std::string words, text;
-    for (char a = 'a'; a <= 'z'; ++a) {
-      for (char b = 'a'; b <= 'p'; ++b) words += std::string{a, b, 'e', 'l'} + " n 4 1 @ 4 1 0\n";
-    }
-    for (int i = 0; i < 2000; ++i) text += "jumps over the lazy dog. ";
-    ASSERT_OK(WriteFileAtomically(folder_.File("index.adj"), words));
-    ASSERT_OK(WriteFileAtomically(folder_.File("index.noun"), words));
-    ASSERT_OK(WriteFileAtomically(folder_.File("text.txt"), text));
-  }
   Document Make(const DocumentOptions& options) {
-    return MakeDocument(options, *Vocabulary::Load(folder_.path()), *Haystack::FromFiles({folder_.File("text.txt")}),
-                        Haystack::Noise(), random_);
+    return MakeDocument(options, Words(), English(), Haystack::Noise(), random_);
   }
   static std::string Text(const std::vector<int32_t>& tokens, int64_t begin, int64_t end) {
     return std::string(tokens.begin() + begin, tokens.begin() + end);
   }
-  TempFolder folder_;
   Random random_{5};
 };
 
@@ -58,8 +46,8 @@ TEST_F(DocumentTest, NumbersAreMadeOfTheDigitsGiven) {
   for (int i = 0; i < 20; ++i) {
     const std::string digits = TwoDigits(random_);
     EXPECT_NE(digits[0], '0');
-    const Document document =
-        Make({.min_tokens = 512, .max_tokens = 512, .min_facts = 4, .max_facts = 4, .digits = digits, .number_share = 1});
+    const Document document = Make(
+        {.min_tokens = 512, .max_tokens = 512, .min_facts = 4, .max_facts = 4, .digits = digits, .number_share = 1});
     ASSERT_FALSE(document.facts.empty());
     for (const ToldFact& told : document.facts) {
       EXPECT_EQ(told.fact.value.find_first_not_of(digits), std::string::npos) << told.fact.value;
@@ -80,7 +68,7 @@ TEST_F(DocumentTest, DistractorsAreNumbersThatNoFactTells) {
 }
 
 TEST_F(DocumentTest, AnExerciseEndsWithTheValueAndTheEndOfTheAnswer) {
-  const Vocabulary vocabulary = *Vocabulary::Load(folder_.path());
+  const Vocabulary vocabulary = Words();
   for (int i = 0; i < 50; ++i) {
     const Fact fact = vocabulary.Draw(ValueKind::kNumber, Split::kTrain, random_);
     const Exercise exercise = MakeExercise(fact, 0.3, random_);

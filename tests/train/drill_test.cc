@@ -5,7 +5,7 @@
 #include "core/base/file.h"
 #include "tests/core/model/random_model.h"
 #include "tests/status_matchers.h"
-#include "tests/temp_folder.h"
+#include "tests/train/train_folder.h"
 #include "train/initial_weights.h"
 
 namespace mnemosyne {
@@ -13,21 +13,10 @@ namespace {
 
 using at::Tensor;
 
-class DrillTest : public testing::Test {
+class DrillTest : public TrainFolderTest {
  protected:
-  void SetUp() override {
-    std::string words, text;
-    for (char a = 'a'; a <= 'z'; ++a) {
-      for (char b = 'a'; b <= 'p'; ++b) words += std::string{a, b, 'e', 'l'} + " n 4 1 @ 4 1 0\n";
-    }
-    for (int i = 0; i < 2000; ++i) text += "jumps over the lazy dog. ";
-    ASSERT_OK(WriteFileAtomically(folder_.File("index.adj"), words));
-    ASSERT_OK(WriteFileAtomically(folder_.File("index.noun"), words));
-    ASSERT_OK(WriteFileAtomically(folder_.File("text.txt"), text));
-  }
   Drill Make(const DocumentOptions& options, int64_t facts) {
-    return MakeDrill(options, facts, 256, *Vocabulary::Load(folder_.path()),
-                     *Haystack::FromFiles({folder_.File("text.txt")}), Haystack::Noise(), random_);
+    return MakeDrill(options, facts, 256, Words(), English(), Haystack::Noise(), random_);
   }
   // The block before the memory sees far enough for names, so that there is something to find.
   static ModelConfig Config() {
@@ -36,7 +25,6 @@ class DrillTest : public testing::Test {
     config.memory.conv = 8;
     return config;
   }
-  TempFolder folder_;
   Random random_{7};
 };
 

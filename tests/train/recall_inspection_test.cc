@@ -5,27 +5,18 @@
 #include "core/base/file.h"
 #include "tests/core/model/random_model.h"
 #include "tests/status_matchers.h"
-#include "tests/temp_folder.h"
+#include "tests/train/train_folder.h"
 
 namespace mnemosyne {
 namespace {
 
 using testing::HasSubstr;
 
-class RecallInspectionTest : public testing::Test {
+class RecallInspectionTest : public TrainFolderTest {
  protected:
-  void SetUp() override {
-    std::string words;
-    for (char a = 'a'; a <= 'z'; ++a) {
-      for (char b = 'a'; b <= 'p'; ++b) words += std::string{a, b, 'e', 'l'} + " n 4 1 @ 4 1 0\n";
-    }
-    ASSERT_OK(WriteFileAtomically(folder_.File("index.adj"), words));
-    ASSERT_OK(WriteFileAtomically(folder_.File("index.noun"), words));
-  }
   absl::StatusOr<RecallInspection> Inspect() {
-    return InspectRecall(folder_.path(), options_, 2, 9, *Vocabulary::Load(folder_.path()), Haystack::Noise());
+    return InspectRecall(folder_.path(), options_, 2, 9, Words(), Haystack::Noise());
   }
-  TempFolder folder_;
   const DocumentOptions options_ = {.min_tokens = 768,
                                     .max_tokens = 768,
                                     .min_facts = 5,
@@ -66,6 +57,13 @@ TEST_F(RecallInspectionTest, BlindKeysAreAllNoise) {
   ASSERT_OK(of);
   EXPECT_NEAR(of->signal, 1, 1e-5);
   EXPECT_NEAR(of->noise, 4 * 7, 1e-3);
+}
+
+TEST_F(RecallInspectionTest, AModelWhoseKeysAreNotToBeHadIsRefused) {
+  ModelConfig config = SmallConfig();
+  config.blocks = {BlockKind::kSwa, BlockKind::kMac};
+  WriteRandomModel(folder_.path(), config, 5);
+  EXPECT_THAT(Inspect(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("lmm")));
 }
 
 TEST_F(RecallInspectionTest, AMissingModelIsNamed) {
