@@ -34,6 +34,17 @@ void SetDuration(absl::Duration duration, google::protobuf::Duration* out) {
   out->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
 }
 
+absl::StatusOr<absl::Duration> DurationOf(absl::string_view name, const google::protobuf::Duration& duration) {
+  constexpr int64_t kMostSeconds = 315'576'000'000;  // as duration.proto says
+  constexpr int32_t kNanosPerSecond = 1'000'000'000;
+  const bool fits = duration.seconds() >= 0 && duration.seconds() <= kMostSeconds && duration.nanos() >= 0 &&
+                    duration.nanos() < kNanosPerSecond;
+  if (!fits) return absl::InvalidArgumentError(absl::StrCat(name, " is to be a duration above 0"));
+  // Longer than the 292 years that a 64-bit count of nanoseconds holds is for ever.
+  if (duration.seconds() > 9'000'000'000) return absl::InfiniteDuration();
+  return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
+}
+
 v1::TokenizerKind ToProto(TokenizerKind kind) {
   switch (kind) {
     case TokenizerKind::kBytes:
@@ -132,6 +143,85 @@ void ToProto(const SessionInfo& session, v1::Session* out) {
   SetTime(session.create_time, out->mutable_create_time());
   SetTime(session.update_time, out->mutable_update_time());
   if (!session.failure.empty()) out->set_failure(session.failure);
+  ToProto(session.settings, out->mutable_settings());
+  out->set_earliest_offset(session.earliest_offset);
+  if (session.expire_time != absl::InfiniteFuture()) SetTime(session.expire_time, out->mutable_expire_time());
+}
+
+void ToProto(const SessionSettings& settings, v1::SessionSettings* out) {
+  out->set_retention(settings.retention == Retention::kTrim ? v1::RETENTION_TRIM : v1::RETENTION_KEEP);
+  if (settings.ttl != absl::InfiniteDuration()) SetDuration(settings.ttl, out->mutable_ttl());
+  if (settings.idle_ttl != absl::InfiniteDuration()) SetDuration(settings.idle_ttl, out->mutable_idle_ttl());
+  out->set_max_backlog_tokens(settings.max_backlog_tokens);
+  out->set_max_log_bytes(settings.max_log_bytes);
+}
+
+void ToProto(const BackupInfo& backup, v1::CreateBackupResponse* out) {
+  out->set_backup_id(backup.id);
+  out->set_bytes(backup.bytes);
+  SetTime(backup.create_time, out->mutable_create_time());
+}
+
+std::map<std::string, std::string> LabelsOf(const google::protobuf::Map<std::string, std::string>& labels) {
+  return {labels.begin(), labels.end()};
+}
+
+absl::StatusOr<SessionSettings> SettingsOf(const v1::SessionSettings& settings, const SessionSettings& defaults) {
+  SessionSettings out = defaults;
+  switch (settings.retention()) {
+    case v1::RETENTION_UNSPECIFIED:
+      break;
+    case v1::RETENTION_KEEP:
+      out.retention = Retention::kKeep;
+      break;
+    case v1::RETENTION_TRIM:
+      out.retention = Retention::kTrim;
+      break;
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrCat("settings.retention is ", settings.retention(), ", which is no retention"));
+  }
+  if (settings.has_ttl()) {
+    ASSIGN_OR_RETURN(out.ttl, DurationOf("settings.ttl", settings.ttl()));
+  }
+  if (settings.has_idle_ttl()) {
+    ASSIGN_OR_RETURN(out.idle_ttl, DurationOf("settings.idle_ttl", settings.idle_ttl()));
+  }
+  if (settings.max_backlog_tokens() != 0) out.max_backlog_tokens = settings.max_backlog_tokens();
+  if (settings.max_log_bytes() != 0) out.max_log_bytes = settings.max_log_bytes();
+  return out;
+}
+
+absl::StatusOr<SessionUpdate> UpdateOf(const v1::UpdateSessionRequest& request, const SessionSettings& now,
+                                       const SessionSettings& defaults) {
+  ASSIGN_OR_RETURN(const SessionSettings given, SettingsOf(request.settings(), defaults));
+  SessionUpdate update;
+  SessionSettings settings = now;
+  for (const std::string& path : request.update_mask().paths()) {
+    if (path == "labels") {
+      update.labels = LabelsOf(request.labels());
+      continue;
+    }
+    if (path == "settings") {
+      settings = given;
+    } else if (path == "settings.retention") {
+      settings.retention = given.retention;
+    } else if (path == "settings.ttl") {
+      settings.ttl = given.ttl;
+    } else if (path == "settings.idle_ttl") {
+      settings.idle_ttl = given.idle_ttl;
+    } else if (path == "settings.max_backlog_tokens") {
+      settings.max_backlog_tokens = given.max_backlog_tokens;
+    } else if (path == "settings.max_log_bytes") {
+      settings.max_log_bytes = given.max_log_bytes;
+    } else {
+      return absl::InvalidArgumentError(
+          absl::StrCat("update_mask has the path '", path, "'; it may have labels, settings and fields of settings"));
+    }
+    update.settings = settings;
+  }
+  if (!update.labels && !update.settings) return absl::InvalidArgumentError("update_mask is empty");
+  return update;
 }
 
 void ToProto(const ModelInfo& model, v1::Model* out) {
@@ -196,6 +286,11 @@ absl::StatusOr<QueryOptions> QueryOptionsOf(const v1::QueryRequest& request) {
   out.seed = request.has_seed() ? request.seed() : DrawSeed();
   out.stop.assign(request.stop().begin(), request.stop().end());
   out.remember = request.remember();
+  if (request.has_as_of_offset()) {
+    if (request.remember())
+      return absl::InvalidArgumentError("remember and as_of_offset: the past cannot be appended to");
+    out.as_of_offset = request.as_of_offset();
+  }
   return out;
 }
 

@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "core/engine/engine.h"
 #include "grpcpp/support/status.h"
+#include "mnemosyne/v1/admin_service.pb.h"
 #include "mnemosyne/v1/memory_service.pb.h"
 
 namespace mnemosyne {
@@ -24,6 +25,15 @@ void ToProto(const Watermarks& watermarks, v1::Watermarks* out);
 void ToProto(const SessionInfo& session, v1::Session* out);
 void ToProto(const ModelInfo& model, v1::Model* out);
 void ToProto(const QuerySummary& summary, v1::Summary* out);
+void ToProto(const SessionSettings& settings, v1::SessionSettings* out);
+void ToProto(const BackupInfo& backup, v1::CreateBackupResponse* out);
+
+std::map<std::string, std::string> LabelsOf(const google::protobuf::Map<std::string, std::string>& labels);
+// What is not set is as in `defaults`. INVALID_ARGUMENT: a duration that is none.
+absl::StatusOr<SessionSettings> SettingsOf(const v1::SessionSettings& settings, const SessionSettings& defaults);
+// `now`: the session's settings. A field that the mask names and that is not set goes back to `defaults`.
+absl::StatusOr<SessionUpdate> UpdateOf(const v1::UpdateSessionRequest& request, const SessionSettings& now,
+                                       const SessionSettings& defaults);
 
 absl::StatusOr<Content> ContentOf(const v1::Append& append);
 absl::StatusOr<QueryOptions> QueryOptionsOf(const v1::QueryRequest& request);

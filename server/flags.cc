@@ -91,6 +91,18 @@ Flag Text(const char* name, const char* fallback, const char* help, std::string*
           }};
 }
 
+// "90s", "24h"; "inf": for ever.
+Flag Lifetime(const char* name, const char* help, absl::Duration* out) {
+  return {name, "inf", help, false, [=](absl::string_view text) -> absl::Status {
+            absl::Duration value;
+            if (!absl::ParseDuration(text, &value) || value <= absl::ZeroDuration()) {
+              return Bad("a duration above 0s, such as 90s or 24h, or inf");
+            }
+            *out = value;
+            return absl::OkStatus();
+          }};
+}
+
 // Every flag, writing into `out`, which must outlive them.
 std::vector<Flag> FlagsInto(ServerFlags* out) {
   constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
@@ -120,6 +132,20 @@ std::vector<Flag> FlagsInto(ServerFlags* out) {
       Count("max_sessions", "1000000", "Sessions on this server.", 1, kMost, &engine.max_sessions),
       Count("snapshot_every_tokens", "262144", "Tokens a session memorizes between two snapshots.", 1, kMost,
             &engine.snapshot_every_tokens),
+      Bytes("max_log_bytes", "1024GiB", "Content that the log of one session may hold.", 1, &engine.max_log_bytes),
+      {"retention", "keep",
+       "What of a session's log is kept where the session does not say: keep (all) or trim (what its snapshots need).",
+       false,
+       [&engine](absl::string_view text) -> absl::Status {
+         if (text != "keep" && text != "trim") return Bad("keep or trim");
+         engine.default_settings.retention = text == "trim" ? Retention::kTrim : Retention::kKeep;
+         return absl::OkStatus();
+       }},
+      Lifetime("ttl", "Time after its creation when a session is deleted that does not say otherwise.",
+               &engine.default_settings.ttl),
+      Lifetime("idle_ttl", "Time after its last use when a session is deleted that does not say otherwise.",
+               &engine.default_settings.idle_ttl),
+      Text("backup_path", "none", "Folder that AdminService.CreateBackup writes backups into.", &engine.backup_path),
       Boolean("sync_writes", "true",
               "Fsync the log before it is acknowledged as durable. false: a power failure may lose the last appends.",
               &engine.sync_writes),

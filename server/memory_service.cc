@@ -10,45 +10,11 @@
 #include "core/base/status_macros.h"
 #include "server/query_call.h"
 #include "server/stream_call.h"
+#include "server/transfer_calls.h"
+#include "server/unary_call.h"
 
 namespace mnemosyne {
 namespace {
-
-// A unary call: `body` runs on a thread that may wait, and fills the response.
-class UnaryCall final : public grpc::ServerUnaryReactor {
- public:
-  static UnaryCall* Start(const CallEnvironment& environment, grpc::CallbackServerContext* context, const char* method,
-                          std::function<absl::Status()> body) {
-    auto* call = new UnaryCall(environment, context, method);  // deletes itself in OnDone
-    const bool taken = environment.blocking.Schedule([call, body = std::move(body)] {
-      call->End(call->context_->IsCancelled() ? absl::CancelledError("the client is gone") : body());
-    });
-    if (!taken) call->End(Busy());
-    return call;
-  }
-
-  void OnDone() override { delete this; }
-
- private:
-  UnaryCall(const CallEnvironment& environment, grpc::CallbackServerContext* context, const char* method)
-      : environment_(environment),
-        context_(context),
-        method_(method),
-        registration_(environment.registry.Add(nullptr)) {}
-  ~UnaryCall() override { environment_.registry.Remove(registration_); }
-
-  // Nothing of the call may be touched after this.
-  void End(const absl::Status& status) { Finish(LastStatus(environment_, method_, status, context_)); }
-
-  const CallEnvironment environment_;
-  grpc::CallbackServerContext* const context_;
-  const char* const method_;
-  const uint64_t registration_;
-};
-
-std::map<std::string, std::string> LabelsOf(const google::protobuf::Map<std::string, std::string>& labels) {
-  return {labels.begin(), labels.end()};
-}
 
 absl::Status NeedSession(const std::string& session_id) {
   return session_id.empty() ? absl::InvalidArgumentError("session_id is empty") : absl::OkStatus();
@@ -118,9 +84,65 @@ grpc::ServerUnaryReactor* MemoryService::CreateSession(grpc::CallbackServerConte
                                                        const v1::CreateSessionRequest* request,
                                                        v1::CreateSessionResponse* response) {
   return UnaryCall::Start(environment_, context, "CreateSession", [this, request, response]() -> absl::Status {
+    SessionOptions options = {.model = request->model(), .labels = LabelsOf(request->labels())};
+    ASSIGN_OR_RETURN(options.settings, SettingsOf(request->settings(), environment_.engine.options().default_settings));
+    ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.CreateSession(request->session_id(), options));
+    ToProto(session, response->mutable_session());
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* MemoryService::ForkSession(grpc::CallbackServerContext* context,
+                                                     const v1::ForkSessionRequest* request,
+                                                     v1::ForkSessionResponse* response) {
+  return UnaryCall::Start(environment_, context, "ForkSession", [this, request, response]() -> absl::Status {
+    RETURN_IF_ERROR(NeedSession(request->session_id()));
+    ForkOptions options = {.source_id = request->session_id(), .fork_id = request->fork_id()};
+    if (request->has_offset()) options.offset = request->offset();
+    if (!request->labels().empty()) options.labels = LabelsOf(request->labels());
+    if (request->has_settings()) {
+      ASSIGN_OR_RETURN(options.settings,
+                       SettingsOf(request->settings(), environment_.engine.options().default_settings));
+    }
+    ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.ForkSession(options));
+    ToProto(session, response->mutable_session());
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* MemoryService::EraseSpan(grpc::CallbackServerContext* context,
+                                                   const v1::EraseSpanRequest* request,
+                                                   v1::EraseSpanResponse* response) {
+  return UnaryCall::Start(environment_, context, "EraseSpan", [this, request, response]() -> absl::Status {
+    RETURN_IF_ERROR(NeedSession(request->session_id()));
     ASSIGN_OR_RETURN(
-        const SessionInfo session,
-        environment_.engine.CreateSession(request->session_id(), request->model(), LabelsOf(request->labels())));
+        const ErasedSpan erased,
+        environment_.engine.EraseSpan(request->session_id(), request->begin_offset(), request->end_offset()));
+    ToProto(erased.session, response->mutable_session());
+    response->mutable_still_in()->Assign(erased.still_in.begin(), erased.still_in.end());
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerWriteReactor<v1::ExportSessionResponse>* MemoryService::ExportSession(
+    grpc::CallbackServerContext* context, const v1::ExportSessionRequest* request) {
+  return ExportCall::Start(environment_, context, *request);
+}
+
+grpc::ServerReadReactor<v1::ImportSessionRequest>* MemoryService::ImportSession(grpc::CallbackServerContext* context,
+                                                                                v1::ImportSessionResponse* response) {
+  return ImportCall::Start(environment_, context, response);
+}
+
+grpc::ServerUnaryReactor* MemoryService::UpdateSession(grpc::CallbackServerContext* context,
+                                                       const v1::UpdateSessionRequest* request,
+                                                       v1::UpdateSessionResponse* response) {
+  return UnaryCall::Start(environment_, context, "UpdateSession", [this, request, response]() -> absl::Status {
+    RETURN_IF_ERROR(NeedSession(request->session_id()));
+    ASSIGN_OR_RETURN(const SessionInfo now, environment_.engine.GetSession(request->session_id()));
+    ASSIGN_OR_RETURN(const SessionUpdate update,
+                     UpdateOf(*request, now.settings, environment_.engine.options().default_settings));
+    ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.UpdateSession(request->session_id(), update));
     ToProto(session, response->mutable_session());
     return absl::OkStatus();
   });

@@ -29,12 +29,23 @@ class MemoryService final : public v1::MemoryService::CallbackService {
   // Ends every stream, now and from now on, with `status`.
   void EndStreams(const absl::Status& status) { registry_.EndAll(status); }
   int64_t calls() const { return registry_.count(); }
+  const CallEnvironment& environment() const { return environment_; }
 
   grpc::ServerBidiReactor<v1::StreamRequest, v1::StreamResponse>* Stream(grpc::CallbackServerContext* context) override;
   grpc::ServerWriteReactor<v1::QueryResponse>* Query(grpc::CallbackServerContext* context,
                                                      const v1::QueryRequest* request) override;
   grpc::ServerUnaryReactor* Reset(grpc::CallbackServerContext* context, const v1::ResetRequest* request,
                                   v1::ResetResponse* response) override;
+  grpc::ServerUnaryReactor* ForkSession(grpc::CallbackServerContext* context, const v1::ForkSessionRequest* request,
+                                        v1::ForkSessionResponse* response) override;
+  grpc::ServerUnaryReactor* EraseSpan(grpc::CallbackServerContext* context, const v1::EraseSpanRequest* request,
+                                      v1::EraseSpanResponse* response) override;
+  grpc::ServerWriteReactor<v1::ExportSessionResponse>* ExportSession(grpc::CallbackServerContext* context,
+                                                                     const v1::ExportSessionRequest* request) override;
+  grpc::ServerReadReactor<v1::ImportSessionRequest>* ImportSession(grpc::CallbackServerContext* context,
+                                                                   v1::ImportSessionResponse* response) override;
+  grpc::ServerUnaryReactor* UpdateSession(grpc::CallbackServerContext* context, const v1::UpdateSessionRequest* request,
+                                          v1::UpdateSessionResponse* response) override;
   grpc::ServerUnaryReactor* CreateSession(grpc::CallbackServerContext* context, const v1::CreateSessionRequest* request,
                                           v1::CreateSessionResponse* response) override;
   grpc::ServerUnaryReactor* GetSession(grpc::CallbackServerContext* context, const v1::GetSessionRequest* request,

@@ -20,7 +20,8 @@ namespace {
 // A message holds an append or a prompt: a token id counts 4 bytes there and takes up to 10 here, and there is more to
 // a message than its content. What is larger is refused by gRPC with RESOURCE_EXHAUSTED before it is read.
 int MaxMessageBytes(const Engine::Options& options) {
-  const int64_t content = std::max(options.max_append_bytes, 4 * options.max_prompt_tokens);
+  constexpr int64_t kLeast = 1 << 20;  // a part of an import
+  const int64_t content = std::max({kLeast, options.max_append_bytes, 4 * options.max_prompt_tokens});
   const int64_t bytes = std::min(content, int64_t{1} << 30) / 4 * 10 + 65536;
   return static_cast<int>(std::min<int64_t>(bytes, std::numeric_limits<int>::max()));
 }
@@ -42,7 +43,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options, En
 }
 
 Server::Server(const Options& options, Engine& engine)
-    : engine_(engine), metrics_(std::make_shared<Metrics>(engine)), service_(engine, *metrics_, options.service) {}
+    : engine_(engine),
+      metrics_(std::make_shared<Metrics>(engine)),
+      service_(engine, *metrics_, options.service),
+      admin_service_(service_.environment()) {}
 
 absl::Status Server::Listen(const Options& options) {
   grpc::EnableDefaultHealthCheckService(true);
@@ -50,6 +54,7 @@ absl::Status Server::Listen(const Options& options) {
   grpc::ServerBuilder builder;
   builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port_);
   builder.RegisterService(&service_);
+  builder.RegisterService(&admin_service_);
   builder.SetMaxReceiveMessageSize(MaxMessageBytes(engine_.options()));
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second server on the port is an error
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams_per_connection);

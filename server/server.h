@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "core/engine/engine.h"
 #include "grpcpp/server.h"
+#include "server/admin_service.h"
 #include "server/memory_service.h"
 #include "server/metrics.h"
 #include "server/metrics_endpoint.h"
@@ -49,6 +50,7 @@ class Server {
   Engine& engine_;
   const std::shared_ptr<Metrics> metrics_;
   MemoryService service_;
+  AdminService admin_service_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<MetricsEndpoint> metrics_endpoint_;
   int port_ = 0;

@@ -99,17 +99,19 @@ void StreamCall::HandleOpen() {
 
 absl::StatusOr<std::unique_ptr<Writer>> StreamCall::OpenWriter(bool* created) {
   const v1::Open& open = request_.open();
+  SessionOptions creation = {.model = open.model(), .labels = LabelsOf(open.labels())};
+  ASSIGN_OR_RETURN(creation.settings, SettingsOf(open.settings(), environment_.engine.options().default_settings));
   std::string id = open.session_id();
   if (id.empty()) {
     if (!open.create_if_missing()) {
       return absl::InvalidArgumentError("open.session_id is empty and create_if_missing is not set");
     }
-    ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.CreateSession("", open.model(), {}));
+    ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.CreateSession("", creation));
     id = session.id;
     *created = true;
   }
   const WriterOptions options = {
-      .create_if_missing = open.create_if_missing(), .model = open.model(), .take_over = open.take_over()};
+      .create_if_missing = open.create_if_missing(), .creation = creation, .take_over = open.take_over()};
   return environment_.engine.OpenWriter(id, options, std::make_shared<Observer>(weak_from_this()));
 }
 
@@ -140,6 +142,7 @@ void StreamCall::OpenSession() {
     latest_.sequence = session.next_sequence - 1;
     latest_.watermarks = session.watermarks;
     if (session.watermarks.durable == session.watermarks.accepted) latest_.durable_sequence = latest_.sequence;
+    latest_.memorized_sequence = session.memorized_sequence;
   }
   v1::Opened& opened = *opened_.mutable_opened();
   ToProto(session, opened.mutable_session());
@@ -169,7 +172,7 @@ void StreamCall::HandleAppend() {
     }
     const absl::Status status = writer->Append(sequence, *std::move(content));
     writer.reset();  // an end gives the seat back: it may not be held here
-    if (!status.ok() && !absl::IsResourceExhausted(status)) return End(status);
+    if (!status.ok() && !IsNoRoom(status)) return End(status);
 
     absl::MutexLock lock(&mutex_);
     if (last_.has_value()) return;
@@ -234,6 +237,7 @@ void StreamCall::WriteAck() {
   v1::Ack& ack = *response_.mutable_ack();
   ack.set_sequence(latest_.sequence);
   ack.set_durable_sequence(latest_.durable_sequence);
+  ack.set_memorized_sequence(latest_.memorized_sequence);
   ToProto(latest_.watermarks, ack.mutable_watermarks());
   if (surprise_weight_ > 0) ack.set_mean_surprise(static_cast<float>(surprise_sum_ / surprise_weight_));
   surprise_sum_ = surprise_weight_ = 0;

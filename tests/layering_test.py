@@ -23,7 +23,7 @@ ALLOWED = {
     "core/session": LOWER,
     "core/execution": LOWER,
     "core/engine": ["core/session", "core/execution"] + LOWER,
-    "server": ["core/engine", "core/base", "core/model/config.h", "core/model/tokenizer.h", "mnemosyne"],
+    "server": ["core/engine", "core/base", "core/storage/records.h", "core/model/config.h", "core/model/tokenizer.h", "mnemosyne"],
     "client": ["core/base", "mnemosyne"],
     "train": ["core/model", "core/base"],
     "bench": ["client", "train", "core/engine", "core/model", "core/base", "mnemosyne"],

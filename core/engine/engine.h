@@ -22,8 +22,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/cord.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "core/model/config.h"
+#include "core/storage/records.h"
 
 namespace mnemosyne {
 
@@ -39,15 +42,19 @@ struct SessionInfo {
   std::string id;
   std::string model;
   std::string fingerprint;  // the model's, 32 hex digits
-  uint64_t epoch = 1;       // counted up by a reset
+  uint64_t epoch = 1;       // counted up by a reset and by an erasure
   uint64_t next_sequence = 1;
+  uint64_t memorized_sequence = 0;  // as in Progress; 0 of a session that is not resident
   Watermarks watermarks;
   int64_t pending_tokens = 0;  // accepted, not yet memorized
   int64_t state_bytes = 0;
   int64_t log_bytes = 0;  // approximate
   bool resident = false;  // the state is in memory
   std::map<std::string, std::string> labels;
+  SessionSettings settings;
+  int64_t earliest_offset = 0;  // the earliest one that a trimmed log can bring back
   absl::Time create_time, update_time;
+  absl::Time expire_time = absl::InfiniteFuture();  // by its time to live, or if it is not used until then
   std::string failure;  // not empty: a step was refused as not finite; says where it stopped
 };
 
@@ -69,6 +76,8 @@ struct Content {
 struct Progress {
   uint64_t sequence = 0;          // last accepted; 0 before the first
   uint64_t durable_sequence = 0;  // last durable
+  // Last whose tokens are in the state, but for those of a block that is not whole yet: queries read these too.
+  uint64_t memorized_sequence = 0;
   Watermarks watermarks;
   std::optional<float> mean_surprise;  // over the blocks memorized since the last report
   bool flushed = false;                // answers a Flush: all accepted before it is durable, its whole blocks memorized
@@ -96,15 +105,32 @@ class Writer {
   // Accepts an append into the session's order, or refuses it and changes nothing. Sequences count up by one from
   // opened().next_sequence; a repeat of one already accepted is OK and not applied again.
   //   OUT_OF_RANGE: a sequence is skipped; says which is expected.   INVALID_ARGUMENT: empty, too large, a token id
-  //   outside the vocabulary, text to a model without a tokenizer.   RESOURCE_EXHAUSTED: the backlog is full (wait for
-  //   OnRoom, then repeat the call).   Otherwise the status the seat was lost with.
+  //   outside the vocabulary, text to a model without a tokenizer.   IsNoRoom(status): the backlog is full (wait for
+  //   OnRoom, then repeat the call).   Any other RESOURCE_EXHAUSTED: the session's log may not grow so far.   Otherwise
+  //   the status the seat was lost with.
   virtual absl::Status Append(uint64_t sequence, Content content) = 0;
   virtual absl::Status Flush() = 0;
 };
 
+// "No room now": flow control, which no client sees.
+inline constexpr absl::string_view kNoRoomPayload = "mnemosyne/no-room";
+inline absl::Status NoRoomError(absl::string_view message) {
+  absl::Status status = absl::ResourceExhaustedError(message);
+  status.SetPayload(kNoRoomPayload, absl::Cord());
+  return status;
+}
+inline bool IsNoRoom(const absl::Status& status) { return status.GetPayload(kNoRoomPayload).has_value(); }
+
+struct SessionOptions {  // of a session to be made
+  std::string model;     // empty: the default
+  std::map<std::string, std::string> labels;
+  SessionSettings settings;
+};
+
 struct WriterOptions {
   bool create_if_missing = false;
-  std::string model;  // for creation; empty: the default. Not empty for a session of another model: FAILED_PRECONDITION
+  // For creation. A model that is named must be the session's, also of one that exists: FAILED_PRECONDITION.
+  SessionOptions creation = {};
   bool take_over = false;  // take the seat from a writer that has it
 };
 
@@ -119,8 +145,9 @@ struct QueryOptions {
   int32_t top_k = 0;         // 0: all
   float top_p = 1;           // (0, 1]
   uint64_t seed = 0;
-  std::vector<std::string> stop;  // at most 16, 1 to 256 bytes each
-  bool remember = false;          // append question and answer to the session; the summary waits until they are durable
+  std::vector<std::string> stop;        // at most 16, 1 to 256 bytes each
+  std::optional<int64_t> as_of_offset;  // answer as if nothing behind that offset had come
+  bool remember = false;  // append question and answer to the session; the summary waits until they are durable
   absl::Time deadline = absl::InfiniteFuture();
 };
 
@@ -153,9 +180,52 @@ class QueryHandle {
   virtual ~QueryHandle() = default;
 };
 
+struct ForkOptions {
+  std::string source_id, fork_id;  // an empty fork_id: one is made
+  std::optional<int64_t> offset;   // unset: as it is
+  // Unset: the source's.
+  std::optional<std::map<std::string, std::string>> labels;
+  std::optional<SessionSettings> settings;
+};
+
+struct SessionUpdate {  // unset: stays
+  std::optional<std::map<std::string, std::string>> labels;
+  std::optional<SessionSettings> settings;
+};
+
+struct ErasedSpan {
+  SessionInfo session;
+  std::vector<std::string> still_in;  // sessions that were forked from this one and have the span still
+};
+
+// A session as a stream of bytes (docs/formats/export.md), as it was when the export began. Bound to one thread at a
+// time; does not outlive the engine.
+class SessionExport {
+ public:
+  virtual ~SessionExport() = default;
+  virtual const SessionInfo& session() const = 0;
+  virtual absl::StatusOr<std::string> Next() = 0;  // at most 256 KiB; empty: that was all
+};
+
+// Takes such a stream. Destroyed before Finish was OK, it leaves nothing.
+class SessionImport {
+ public:
+  virtual ~SessionImport() = default;
+  // DATA_LOSS: altered, out of order or not an export. FAILED_PRECONDITION: no model with the session's fingerprint is
+  // loaded, or a newer format. RESOURCE_EXHAUSTED: a limit of this server's.
+  virtual absl::Status Add(absl::string_view bytes) = 0;
+  virtual absl::StatusOr<SessionInfo> Finish() = 0;  // DATA_LOSS: truncated. Waits for an fsync
+};
+
 struct SessionPage {
   std::vector<SessionInfo> sessions;  // by id
   std::string next_id;                // empty: no more
+};
+
+struct BackupInfo {
+  uint32_t id = 0;
+  int64_t bytes = 0;
+  absl::Time create_time;
 };
 
 // Counts since the start, and levels now: what the server exports as metrics.
@@ -163,7 +233,8 @@ struct EngineStats {
   int64_t sessions = 0, resident_sessions = 0, resident_bytes = 0, writers = 0;
   int64_t waiting_sessions = 0, running_sessions = 0, waiting_queries = 0, running_queries = 0;
   int64_t appends_total = 0, append_bytes_total = 0, tokens_accepted_total = 0, tokens_memorized_total = 0;
-  int64_t commits_total = 0, snapshots_total = 0, snapshot_bytes_total = 0, evictions_total = 0, reloads_total = 0;
+  int64_t expired_sessions_total = 0, commits_total = 0, snapshots_total = 0, snapshot_bytes_total = 0,
+          evictions_total = 0, reloads_total = 0;
   int64_t replayed_tokens_total = 0, failed_steps_total = 0;
   int64_t queries_total = 0, failed_queries_total = 0, prompt_tokens_total = 0, answer_tokens_total = 0;
   double commit_seconds_total = 0, step_seconds_total = 0;
@@ -187,8 +258,11 @@ class Engine {
     int64_t max_prompt_tokens = 16384;
     int64_t max_queries = 256;  // waiting and running
     int64_t max_sessions = 1000000;
-    int64_t snapshot_every_tokens = 262144;  // memorized since the last snapshot, a session
-    bool sync_writes = true;                 // false: durable means handed to the operating system
+    int64_t max_log_bytes = int64_t{1} << 40;  // content bytes in the log, a session
+    SessionSettings default_settings;          // of sessions whose creation names none
+    std::string backup_path;                   // where CreateBackup writes; empty: nowhere
+    int64_t snapshot_every_tokens = 262144;    // memorized since the last snapshot, a session
+    bool sync_writes = true;                   // false: durable means handed to the operating system
   };
   // Opens the data folder and loads the models. Sessions are recovered when they are first used. INVALID_ARGUMENT names
   // an option; FAILED_PRECONDITION a data folder that is locked, newer, or made with another model of the same name.
@@ -200,9 +274,10 @@ class Engine {
   virtual std::string blas() const = 0;  // what the numbers run on, for the first log line
 
   // An empty id: one is made. ALREADY_EXISTS; INVALID_ARGUMENT for an id that is not [A-Za-z0-9._-]{1,128}, for more
-  // than 64 labels, a key that is not 1 to 63 bytes or a value over 255; NOT_FOUND for the model. Waits for an fsync.
-  virtual absl::StatusOr<SessionInfo> CreateSession(const std::string& id, const std::string& model,
-                                                    const std::map<std::string, std::string>& labels) = 0;
+  // than 64 labels, a key that is not 1 to 63 bytes or a value over 255, for a setting out of its range; NOT_FOUND for
+  // the model. Waits for an fsync.
+  virtual absl::StatusOr<SessionInfo> CreateSession(const std::string& id, const SessionOptions& options) = 0;
+  virtual absl::StatusOr<SessionInfo> UpdateSession(const std::string& id, const SessionUpdate& update) = 0;
   // Loads the session when it is not resident, as all calls that name one do: may wait for a disk read.
   virtual absl::StatusOr<SessionInfo> GetSession(const std::string& id) = 0;
   // Sessions with every one of the labels, by id, from `from_id` on; `page_size` in [1, 1000]. Loads none: watermarks
@@ -212,8 +287,20 @@ class Engine {
   virtual absl::Status DeleteSession(const std::string& id) = 0;  // waits for an fsync
   // Forgets everything after `offset` (0: everything), in a new epoch; sequences go on. The writer loses its seat.
   // OUT_OF_RANGE past the accepted offset; INVALID_ARGUMENT inside a piece of text that was tokenized as one, names the
-  // place before it. Waits for an fsync, and for the copy of the log that stays.
+  // place before it; FAILED_PRECONDITION before what a trimmed log can bring back. Waits for an fsync.
   virtual absl::StatusOr<SessionInfo> Reset(const std::string& id, int64_t offset) = 0;
+  // A session that goes on from another as it is, or as it was; takes as long for a session of any length. Errors as of
+  // Reset and CreateSession. Waits for an fsync.
+  virtual absl::StatusOr<SessionInfo> ForkSession(const ForkOptions& options) = 0;
+  // Makes the session what it would be had it never seen the tokens [begin, end), and rewrites the files that had them.
+  // The writer loses its seat; sequences go on. The tokens behind the span are memorized anew: queries wait for it.
+  // OUT_OF_RANGE, INVALID_ARGUMENT, FAILED_PRECONDITION as of Reset, for either end.
+  virtual absl::StatusOr<ErasedSpan> EraseSpan(const std::string& id, int64_t begin, int64_t end) = 0;
+  virtual absl::StatusOr<std::unique_ptr<SessionExport>> ExportSession(const std::string& id) = 0;
+  // An empty id: the exported session's. ALREADY_EXISTS, also at Finish.
+  virtual absl::StatusOr<std::unique_ptr<SessionImport>> ImportSession(const std::string& id) = 0;
+  // Of all sessions as they are, into Options::backup_path. FAILED_PRECONDITION: there is none. Waits for the copy.
+  virtual absl::StatusOr<BackupInfo> CreateBackup() = 0;
 
   // FAILED_PRECONDITION when another writer has the seat and take_over is not set, or the session failed; NOT_FOUND;
   // UNAVAILABLE while draining.

@@ -47,15 +47,17 @@ absl::Status EngineImpl::Initialize() {
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   const int workers = options_.workers > 0 ? options_.workers : options_.device == "cpu" ? cores : 1;
   scheduler_ = std::make_unique<Scheduler>(Scheduler::Options{.workers = workers, .max_queries = options_.max_queries});
-  ASSIGN_OR_RETURN(sessions_,
-                   SessionManager::Create({options_.max_resident_bytes, options_.max_sessions}, storage_.get(), models,
-                                          [this](uint64_t number) { scheduler_->SessionReady(number); }));
+  ASSIGN_OR_RETURN(
+      sessions_,
+      SessionManager::Create(
+          {options_.max_resident_bytes, options_.max_sessions, {options_.max_backlog_tokens, options_.max_log_bytes}},
+          storage_.get(), models, [this](uint64_t number) { scheduler_->SessionReady(number); }));
   notifier_ = std::make_unique<WriterNotifier>();
   committer_ = std::make_unique<LogCommitter>(
       storage_.get(),
       [this](const absl::Status& status, const std::vector<LogCommitter::Item>& items) { Committed(status, items); });
   workers_ = std::make_unique<WorkerPool>(workers, scheduler_.get(), [this](const Work& work) { RunWork(work); });
-  snapshotter_ = std::thread([this] { Snapshotter(); });
+  housekeeper_ = std::thread([this] { Housekeeper(); });
   return absl::OkStatus();
 }
 
@@ -76,7 +78,7 @@ EngineImpl::~EngineImpl() {
   }
   workers_ = nullptr;
   committer_ = nullptr;
-  if (snapshotter_.joinable()) snapshotter_.join();
+  if (housekeeper_.joinable()) housekeeper_.join();
   for (const auto& seat : seats) {
     seat->Lose(stopped);
     notifier_->Mark(seat);
@@ -109,7 +111,7 @@ void EngineImpl::StepSession(uint64_t number) {
   const BlockResult result = session->model().StepBlocks({{block->state, block->tokens}})[0];
   const double seconds = absl::ToDoubleSeconds(absl::Now() - begin);
   Session::Published published = session->Publish(result);
-  const bool is_snapshot_due = session->SnapshotDue(options_.snapshot_every_tokens).has_value();
+  const bool is_snapshot_due = session->IsSnapshotDue(options_.snapshot_every_tokens);
   {
     absl::MutexLock lock(&mutex_);
     counts_.step_seconds_total += seconds;
@@ -138,17 +140,25 @@ void EngineImpl::StepSession(uint64_t number) {
   }
 }
 
-void EngineImpl::Snapshotter() {
+// Writes the snapshots that are due and deletes the sessions whose time is over.
+void EngineImpl::Housekeeper() {
+  constexpr absl::Duration kLookForExpiredEvery = absl::Seconds(1);
+  absl::Time looked_for_expired = absl::InfinitePast();
   while (true) {
     uint64_t number = 0;
+    if (absl::Now() - looked_for_expired >= kLookForExpiredEvery) {
+      looked_for_expired = absl::Now();
+      DeleteExpired();
+    }
     {
       absl::MutexLock lock(&mutex_);
       const auto due = [this] {
         mutex_.AssertHeld();
         return stopping_ || !snapshots_due_.empty();
       };
-      mutex_.Await(absl::Condition(&due));
+      const bool is_due = mutex_.AwaitWithTimeout(absl::Condition(&due), kLookForExpiredEvery);
       if (stopping_) return;
+      if (!is_due) continue;
       number = *snapshots_due_.begin();
       snapshots_due_.erase(snapshots_due_.begin());
     }
@@ -219,6 +229,7 @@ absl::Status EngineImpl::Drain(absl::Time deadline) {
       return absl::DeadlineExceededError("some sessions have no snapshot of their newest state");
     if (const SessionHandle pin = sessions_->PinResident(session->number())) first.Update(sessions_->Snapshot(*pin, 1));
   }
+  first.Update(storage_->Flush());  // the next start has no write-ahead log to read
   return first;
 }
 

@@ -16,6 +16,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
 #include "core/engine/engine.h"
 #include "core/engine/query_run.h"
@@ -35,7 +36,7 @@ struct LoggedContent {
 LoggedContent ToLog(Content content);
 
 // Its methods are in engine_impl.cc (start, workers, snapshots, end), engine_sessions.cc, engine_writers.cc and
-// engine_queries.cc.
+// engine_queries.cc; exports and imports in engine_transfers.cc.
 class EngineImpl final : public Engine {
  public:
   static absl::StatusOr<std::unique_ptr<EngineImpl>> Start(const Options& options);
@@ -44,13 +45,18 @@ class EngineImpl final : public Engine {
   const Options& options() const override { return options_; }
   const std::vector<ModelInfo>& models() const override { return model_infos_; }
   std::string blas() const override { return BlasDescription(); }
-  absl::StatusOr<SessionInfo> CreateSession(const std::string& id, const std::string& model,
-                                            const std::map<std::string, std::string>& labels) override;
+  absl::StatusOr<SessionInfo> CreateSession(const std::string& id, const SessionOptions& options) override;
+  absl::StatusOr<SessionInfo> UpdateSession(const std::string& id, const SessionUpdate& update) override;
   absl::StatusOr<SessionInfo> GetSession(const std::string& id) override;
   SessionPage ListSessions(const std::map<std::string, std::string>& labels, const std::string& from_id,
                            int page_size) override;
   absl::Status DeleteSession(const std::string& id) override;
   absl::StatusOr<SessionInfo> Reset(const std::string& id, int64_t offset) override;
+  absl::StatusOr<SessionInfo> ForkSession(const ForkOptions& options) override;
+  absl::StatusOr<ErasedSpan> EraseSpan(const std::string& id, int64_t begin, int64_t end) override;
+  absl::StatusOr<std::unique_ptr<SessionExport>> ExportSession(const std::string& id) override;
+  absl::StatusOr<std::unique_ptr<SessionImport>> ImportSession(const std::string& id) override;
+  absl::StatusOr<BackupInfo> CreateBackup() override;
   absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(const std::string& id, const WriterOptions& options,
                                                      std::shared_ptr<WriterObserver> observer) override;
   absl::StatusOr<std::unique_ptr<QueryHandle>> StartQuery(const QueryOptions& options,
@@ -66,11 +72,15 @@ class EngineImpl final : public Engine {
   void CancelQuery(const std::shared_ptr<QueryRun>& query);
 
  private:
+  class Import;  // in engine_transfers.cc
   explicit EngineImpl(const Options& options) : options_(options) {}
   absl::Status Initialize();
-  absl::StatusOr<SessionHandle> CreateHandle(const std::string& id, const std::string& model,
-                                             const std::map<std::string, std::string>& labels);
+  absl::StatusOr<SessionMetadata> NewMetadata(const std::string& id, const SessionOptions& options) const;
+  absl::StatusOr<SessionHandle> CreateHandle(const std::string& id, const SessionOptions& options);
   absl::Status CheckTakingWork() const;
+  absl::Status CheckOffset(const SessionHandle& handle, int64_t offset) const;  // [0, accepted]
+  absl::Status AwaitDurable(const Session& session) const;                      // all that it has accepted
+  SessionInfo Describe(const SessionHandle& handle) const;
   SessionInfo Describe(const SessionMetadata& metadata, const Session* session) const;
 
   void Committed(const absl::Status& status, const std::vector<LogCommitter::Item>& items);
@@ -90,7 +100,12 @@ class EngineImpl final : public Engine {
   void LoseWriter(uint64_t number, const absl::Status& status);
   // Ends everyone's business with the session and waits until nothing of it is on its way.
   absl::Status Isolate(const SessionHandle& handle, const absl::Status& reason);
-  void Snapshotter();
+  // Isolates the session, and lets others at it again after `change`.
+  absl::Status ChangeAlone(SessionHandle handle, const absl::Status& reason,
+                           absl::FunctionRef<absl::Status(SessionHandle)> change);
+  absl::StatusOr<Session::ForkPoint> PastForkPoint(const SessionHandle& handle, int64_t offset) const;
+  void DeleteExpired();
+  void Housekeeper();
 
   const Options options_;
   std::map<std::string, std::unique_ptr<Model>> models_;
@@ -111,7 +126,7 @@ class EngineImpl final : public Engine {
   };
   // Answers that wait for the log, by session number.
   absl::flat_hash_map<uint64_t, std::vector<Remembering>> remembering_ ABSL_GUARDED_BY(mutex_);
-  absl::flat_hash_set<uint64_t> isolated_ ABSL_GUARDED_BY(mutex_);  // sessions that are being reset or deleted
+  absl::flat_hash_set<uint64_t> isolated_ ABSL_GUARDED_BY(mutex_);  // sessions that are being changed or deleted
   absl::flat_hash_set<uint64_t> snapshots_due_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_query_ ABSL_GUARDED_BY(mutex_) = 1;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
@@ -119,7 +134,7 @@ class EngineImpl final : public Engine {
   absl::Status disk_status_ ABSL_GUARDED_BY(mutex_);
   EngineStats counts_ ABSL_GUARDED_BY(mutex_);  // the counters that are the engine's own
   std::atomic<bool> log_was_full_ = false;      // a writer was refused for it since the last batch
-  std::thread snapshotter_;
+  std::thread housekeeper_;
 };
 
 }  // namespace mnemosyne

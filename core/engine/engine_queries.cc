@@ -60,13 +60,17 @@ absl::StatusOr<std::unique_ptr<QueryHandle>> EngineImpl::StartQuery(const QueryO
     return absl::InvalidArgumentError(
         absl::StrCat("the prompt has ", prompt.size(), " tokens; the maximum is ", options_.max_prompt_tokens));
   }
+  std::optional<Session::ForkPoint> past;
+  if (options.as_of_offset) {
+    ASSIGN_OR_RETURN(past, PastForkPoint(handle, *options.as_of_offset));
+  }
   const std::shared_ptr<Session> session = handle.shared();
   const int64_t prompt_tokens = prompt.size();
   std::shared_ptr<QueryRun> query;
   {
     absl::MutexLock lock(&mutex_);
     if (isolated_.contains(session->number())) {
-      return absl::AbortedError(absl::StrCat("session '", options.session_id, "' is being reset or deleted"));
+      return absl::AbortedError(absl::StrCat("session '", options.session_id, "' is being changed or deleted"));
     }
     query =
         std::make_shared<QueryRun>(next_query_++, options, std::move(prompt), std::move(handle), std::move(observer));
@@ -74,7 +78,8 @@ absl::StatusOr<std::unique_ptr<QueryHandle>> EngineImpl::StartQuery(const QueryO
     counts_.queries_total += 1;
     counts_.prompt_tokens_total += prompt_tokens;
   }
-  absl::StatusOr<std::optional<Session::ForkPoint>> point = session->RequestFork(query->id());
+  absl::StatusOr<std::optional<Session::ForkPoint>> point = std::move(past);
+  if (!options.as_of_offset) point = session->RequestFork(query->id());
   if (!point.ok()) {
     absl::MutexLock lock(&mutex_);
     queries_.erase(query->id());
@@ -92,6 +97,34 @@ absl::StatusOr<std::unique_ptr<QueryHandle>> EngineImpl::StartQuery(const QueryO
     if (!disk.ok()) StopQuery(query, disk);  // what it waits for will not become durable
   }
   return std::make_unique<QueryHandleImpl>(this, std::move(query));
+}
+
+absl::StatusOr<Session::ForkPoint> EngineImpl::PastForkPoint(const SessionHandle& handle, int64_t offset) const {
+  RETURN_IF_ERROR(CheckOffset(handle, offset));
+  RETURN_IF_ERROR(AwaitDurable(*handle));
+  const Model& model = handle->model();
+  const std::string& id = handle->metadata().id;
+  const auto [header, state] = handle->Checkpoint();
+  const auto look = [&](const SessionMetadata& metadata) -> absl::StatusOr<Session::ForkPoint> {
+    const History history(storage_.get(), metadata, &model);
+    Session::Recovered past;
+    if (header.offset <= offset) {
+      past = History::FromCheckpoint(header, state);
+    } else {
+      ASSIGN_OR_RETURN(past, history.StateAt(offset));
+    }
+    ASSIGN_OR_RETURN(std::vector<int32_t> tokens, history.Tokens(past, offset));
+    const int64_t block = model.config().block_tokens(), whole = tokens.size() / block * block;
+    Session::ForkPoint point = {past.state, {}, {tokens.begin() + whole, tokens.end()}, offset};
+    tokens.resize(whole);
+    point.to_memorize = std::move(tokens);
+    return point;
+  };
+  const SessionMetadata before = sessions_->Metadata(id);
+  absl::StatusOr<Session::ForkPoint> point = look(before);
+  if (point.ok()) return point;
+  const SessionMetadata after = sessions_->Metadata(id);
+  return after.log_begin == before.log_begin ? point : look(after);  // it was trimmed meanwhile
 }
 
 std::shared_ptr<QueryRun> EngineImpl::FindQuery(uint64_t id) const {
@@ -180,11 +213,16 @@ absl::StatusOr<QuerySummary> EngineImpl::Remember(QueryRun& query, QuerySummary 
   if (status.ok()) {
     LoggedContent logged = ToLog(query.Remembered());
     const std::shared_ptr<Session>& session = query.session();
-    status = session->Accept(std::nullopt, logged.kind, std::move(logged.payload), options_.max_backlog_tokens,
-                             absl::Now(), [&](Session::Accepted accepted) {
-                               summary.remembered_offset = accepted.end_offset;
-                               committer_->Add({session, std::move(accepted)});
-                             });
+    const absl::StatusOr<bool> taken = session->Accept(std::nullopt, logged.kind, std::move(logged.payload),
+                                                       absl::Now(), [&](Session::Accepted accepted) {
+                                                         summary.remembered_offset = accepted.end_offset;
+                                                         committer_->Add({session, std::move(accepted)});
+                                                       });
+    status = taken.status();
+    if (taken.ok() && !*taken) {
+      status = absl::ResourceExhaustedError(
+          absl::StrCat("session '", session->metadata().id, "' has too much that is not memorized yet"));
+    }
   }
   if (!status.ok()) return NotRemembered(status);
   return summary;

@@ -1,4 +1,4 @@
-// Sessions of the engine: created, described, reset, deleted.
+// Sessions of the engine: created, described, changed, deleted.
 #include <random>
 
 #include "absl/strings/escaping.h"
@@ -11,9 +11,7 @@
 
 namespace mnemosyne {
 
-absl::StatusOr<SessionHandle> EngineImpl::CreateHandle(const std::string& id, const std::string& model,
-                                                       const std::map<std::string, std::string>& labels) {
-  RETURN_IF_ERROR(CheckTakingWork());
+absl::StatusOr<SessionMetadata> EngineImpl::NewMetadata(const std::string& id, const SessionOptions& options) const {
   SessionMetadata metadata;
   metadata.id = id;
   if (metadata.id.empty()) {
@@ -21,13 +19,22 @@ absl::StatusOr<SessionHandle> EngineImpl::CreateHandle(const std::string& id, co
     metadata.id = absl::StrFormat("session-%08x%08x", random(), random());
   }
   RETURN_IF_ERROR(CheckSessionId(metadata.id));
-  RETURN_IF_ERROR(CheckLabels(labels));
-  metadata.model = model.empty() ? options_.models[0].name : model;
-  if (!models_.contains(metadata.model)) {
+  RETURN_IF_ERROR(CheckLabels(options.labels));
+  metadata.model = options.model.empty() ? options_.models[0].name : options.model;
+  const auto model = models_.find(metadata.model);
+  if (model == models_.end()) {
     return absl::NotFoundError(absl::StrCat("model '", absl::CHexEscape(metadata.model), "' does not exist"));
   }
-  metadata.labels = labels;
+  RETURN_IF_ERROR(CheckSettings(options.settings, model->second->config().block_tokens(), options_));
+  metadata.labels = options.labels;
+  metadata.settings = options.settings;
   metadata.create_time = metadata.update_time = absl::Now();
+  return metadata;
+}
+
+absl::StatusOr<SessionHandle> EngineImpl::CreateHandle(const std::string& id, const SessionOptions& options) {
+  RETURN_IF_ERROR(CheckTakingWork());
+  ASSIGN_OR_RETURN(SessionMetadata metadata, NewMetadata(id, options));
   return sessions_->CreateSession(std::move(metadata));
 }
 
@@ -39,31 +46,35 @@ SessionInfo EngineImpl::Describe(const SessionMetadata& metadata, const Session*
   info.epoch = metadata.epoch;
   info.next_sequence = metadata.first_sequence;
   info.labels = metadata.labels;
+  info.settings = metadata.settings;
+  info.earliest_offset = metadata.earliest_offset;
+  info.expire_time = metadata.create_time + metadata.settings.ttl;
   info.create_time = metadata.create_time;
   info.update_time = metadata.update_time;
-  info.log_bytes = storage_->LogBytes(metadata.number);
+  info.log_bytes = storage_->LogBytes(metadata);
   if (const auto model = models_.find(metadata.model); model != models_.end())
     info.state_bytes = model->second->state_bytes();
   if (session != nullptr) {
     const Session::Marks marks = session->marks();
     info.resident = true;
     info.next_sequence = marks.next_sequence;
+    info.memorized_sequence = marks.memorized_sequence;
     info.watermarks = {marks.accepted, marks.durable, marks.memorized, marks.accepted_bytes};
     info.pending_tokens = marks.accepted - marks.memorized;
     info.update_time = marks.update_time;
     info.failure = marks.failure;
     return info;
   }
-  const auto offsets = storage_->ListSnapshots(metadata.number, metadata.epoch);
-  if (offsets.ok() && !offsets->empty()) {
-    const int64_t newest = offsets->front();
+  const auto snapshots = storage_->ListSnapshots(metadata);
+  if (snapshots.ok() && !snapshots->empty()) {
+    const int64_t newest = snapshots->front().offset;
     info.watermarks = {newest, newest, newest, 0};
-    if (const auto header = storage_->ReadSnapshotHeader(metadata.number, metadata.epoch, newest); header.ok()) {
+    if (const auto header = storage_->ReadSnapshotHeader(snapshots->front()); header.ok()) {
       info.watermarks.accepted_bytes = header->accepted_bytes;
-      info.next_sequence = header->next_sequence;
+      info.next_sequence = std::max(metadata.first_sequence, header->next_sequence);
     }
   }
-  if (const auto last = storage_->LastLogRecord(metadata.number, metadata.epoch); last.ok() && last->has_value()) {
+  if (const auto last = storage_->LastLogRecord(metadata); last.ok() && last->has_value()) {
     const LogRecord& record = **last;
     info.next_sequence = std::max(metadata.first_sequence, record.sequence + 1);
     const auto model = models_.find(metadata.model);
@@ -80,16 +91,32 @@ SessionInfo EngineImpl::Describe(const SessionMetadata& metadata, const Session*
   return info;
 }
 
-absl::StatusOr<SessionInfo> EngineImpl::CreateSession(const std::string& id, const std::string& model,
-                                                      const std::map<std::string, std::string>& labels) {
-  ASSIGN_OR_RETURN(const SessionHandle handle, CreateHandle(id, model, labels));
-  return Describe(handle->metadata(), &*handle);
+SessionInfo EngineImpl::Describe(const SessionHandle& handle) const {
+  return Describe(sessions_->Metadata(handle->metadata().id), &*handle);
+}
+
+absl::StatusOr<SessionInfo> EngineImpl::CreateSession(const std::string& id, const SessionOptions& options) {
+  ASSIGN_OR_RETURN(const SessionHandle handle, CreateHandle(id, options));
+  return Describe(handle);
 }
 
 absl::StatusOr<SessionInfo> EngineImpl::GetSession(const std::string& id) {
   RETURN_IF_ERROR(CheckSessionId(id));
   ASSIGN_OR_RETURN(const SessionHandle handle, sessions_->Acquire(id));
-  return Describe(handle->metadata(), &*handle);
+  return Describe(handle);
+}
+
+absl::StatusOr<SessionInfo> EngineImpl::UpdateSession(const std::string& id, const SessionUpdate& update) {
+  RETURN_IF_ERROR(CheckSessionId(id));
+  RETURN_IF_ERROR(CheckTakingWork());
+  ASSIGN_OR_RETURN(const SessionHandle handle, sessions_->Acquire(id));
+  const SessionMetadata now = sessions_->Metadata(id);
+  const std::map<std::string, std::string> labels = update.labels.value_or(now.labels);
+  const SessionSettings settings = update.settings.value_or(now.settings);
+  RETURN_IF_ERROR(CheckLabels(labels));
+  RETURN_IF_ERROR(CheckSettings(settings, handle->model().config().block_tokens(), options_));
+  RETURN_IF_ERROR(sessions_->Update(handle, labels, settings));
+  return Describe(handle);
 }
 
 SessionPage EngineImpl::ListSessions(const std::map<std::string, std::string>& labels, const std::string& from_id,
@@ -110,7 +137,7 @@ absl::Status EngineImpl::Isolate(const SessionHandle& handle, const absl::Status
   {
     absl::MutexLock lock(&mutex_);
     if (!isolated_.insert(number).second) {
-      return absl::AbortedError(absl::StrCat("session '", handle->metadata().id, "' is being reset or deleted"));
+      return absl::AbortedError(absl::StrCat("session '", handle->metadata().id, "' is being changed or deleted"));
     }
     for (const auto& [id, query] : queries_) {
       if (query->session() == handle.shared()) queries.push_back(query);
@@ -126,37 +153,111 @@ absl::Status EngineImpl::Isolate(const SessionHandle& handle, const absl::Status
   return absl::OkStatus();
 }
 
+absl::Status EngineImpl::AwaitDurable(const Session& session) const {
+  const Session::FlushPoint point = session.CurrentFlushPoint();
+  while (!session.IsDurable(point)) {
+    {
+      absl::MutexLock lock(&mutex_);
+      RETURN_IF_ERROR(disk_status_);
+    }
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status EngineImpl::CheckOffset(const SessionHandle& handle, int64_t offset) const {
+  const int64_t accepted = handle->marks().accepted;
+  if (offset >= 0 && offset <= accepted) return absl::OkStatus();
+  return absl::OutOfRangeError(absl::StrCat("offset ", offset, " is outside session '", handle->metadata().id,
+                                            "': it has accepted [0, ", accepted, "]"));
+}
+
+absl::Status EngineImpl::ChangeAlone(SessionHandle handle, const absl::Status& reason,
+                                     absl::FunctionRef<absl::Status(SessionHandle)> change) {
+  const uint64_t number = handle->number();
+  RETURN_IF_ERROR(Isolate(handle, reason));
+  const absl::Status status = change(std::move(handle));
+  absl::MutexLock lock(&mutex_);
+  isolated_.erase(number);
+  return status;
+}
+
 absl::Status EngineImpl::DeleteSession(const std::string& id) {
   RETURN_IF_ERROR(CheckSessionId(id));
   RETURN_IF_ERROR(CheckTakingWork());
   ASSIGN_OR_RETURN(SessionHandle handle, sessions_->Acquire(id));
-  const uint64_t number = handle->number();
-  RETURN_IF_ERROR(Isolate(handle, absl::NotFoundError(absl::StrCat("session '", id, "' was deleted"))));
-  const absl::Status status = sessions_->Remove(std::move(handle));
-  absl::MutexLock lock(&mutex_);
-  isolated_.erase(number);
-  return status;
+  return ChangeAlone(std::move(handle), absl::NotFoundError(absl::StrCat("session '", id, "' was deleted")),
+                     [&](SessionHandle alone) { return sessions_->Remove(std::move(alone)); });
+}
+
+void EngineImpl::DeleteExpired() {
+  constexpr int64_t kAtOnce = 256;
+  for (const std::string& id : sessions_->Expired(absl::Now(), kAtOnce)) {
+    if (!CheckTakingWork().ok()) return;
+    absl::StatusOr<uint64_t> removed = sessions_->RemoveExpired(id, absl::Now());
+    bool is_removed = removed.ok() && *removed != 0;
+    if (is_removed) {
+      scheduler_->SessionGone(*removed);
+    } else if (const SessionMetadata metadata = sessions_->Metadata(id);
+               metadata.number != 0 && absl::Now() >= metadata.create_time + metadata.settings.ttl) {
+      is_removed = DeleteSession(id).ok();  // someone has it: its time is over all the same
+    }
+    absl::MutexLock lock(&mutex_);
+    counts_.expired_sessions_total += is_removed;
+  }
 }
 
 absl::StatusOr<SessionInfo> EngineImpl::Reset(const std::string& id, int64_t offset) {
   RETURN_IF_ERROR(CheckSessionId(id));
   RETURN_IF_ERROR(CheckTakingWork());
   ASSIGN_OR_RETURN(SessionHandle handle, sessions_->Acquire(id));
-  const uint64_t number = handle->number();
-  const int64_t accepted = handle->marks().accepted;
-  if (offset < 0 || offset > accepted) {
-    return absl::OutOfRangeError(
-        absl::StrCat("offset ", offset, " is outside session '", id, "': it has accepted [0, ", accepted, "]"));
-  }
-  RETURN_IF_ERROR(sessions_->CheckCut(*handle, offset));
-  RETURN_IF_ERROR(Isolate(handle, absl::AbortedError(absl::StrCat("session '", id, "' was reset"))));
-  const absl::Status status = sessions_->BeginEpoch(std::move(handle), offset);
-  {
-    absl::MutexLock lock(&mutex_);
-    isolated_.erase(number);
-  }
-  RETURN_IF_ERROR(status);
+  RETURN_IF_ERROR(CheckOffset(handle, offset));
+  RETURN_IF_ERROR(AwaitDurable(*handle));
+  RETURN_IF_ERROR(sessions_->CheckCut(handle, offset));
+  RETURN_IF_ERROR(ChangeAlone(std::move(handle), absl::AbortedError(absl::StrCat("session '", id, "' was reset")),
+                              [&](SessionHandle alone) { return sessions_->Reset(std::move(alone), offset); }));
   return GetSession(id);
+}
+
+absl::StatusOr<ErasedSpan> EngineImpl::EraseSpan(const std::string& id, int64_t begin, int64_t end) {
+  RETURN_IF_ERROR(CheckSessionId(id));
+  RETURN_IF_ERROR(CheckTakingWork());
+  ASSIGN_OR_RETURN(SessionHandle handle, sessions_->Acquire(id));
+  if (begin >= end) {
+    return absl::InvalidArgumentError(absl::StrCat("the span [", begin, ", ", end, ") is empty"));
+  }
+  RETURN_IF_ERROR(CheckOffset(handle, begin));
+  RETURN_IF_ERROR(CheckOffset(handle, end));
+  RETURN_IF_ERROR(AwaitDurable(*handle));
+  RETURN_IF_ERROR(sessions_->CheckCut(handle, begin));
+  RETURN_IF_ERROR(sessions_->CheckCut(handle, end));
+  ErasedSpan erased;
+  std::vector<uint64_t> numbers;
+  RETURN_IF_ERROR(ChangeAlone(std::move(handle),
+                              absl::AbortedError(absl::StrCat("a span of session '", id, "' was erased")),
+                              [&](SessionHandle alone) {
+                                for (const BranchId& branch : BranchesOf(sessions_->Metadata(id)))
+                                  numbers.push_back(branch.number);
+                                return sessions_->Erase(std::move(alone), begin, end, &erased.still_in);
+                              }));
+  RETURN_IF_ERROR(storage_->Scrub(numbers));
+  ASSIGN_OR_RETURN(erased.session, GetSession(id));
+  return erased;
+}
+
+absl::StatusOr<SessionInfo> EngineImpl::ForkSession(const ForkOptions& options) {
+  RETURN_IF_ERROR(CheckSessionId(options.source_id));
+  RETURN_IF_ERROR(CheckTakingWork());
+  ASSIGN_OR_RETURN(const SessionHandle source, sessions_->Acquire(options.source_id));
+  const SessionMetadata from = sessions_->Metadata(options.source_id);
+  ASSIGN_OR_RETURN(SessionMetadata fork,
+                   NewMetadata(options.fork_id, {.model = from.model,
+                                                 .labels = options.labels.value_or(from.labels),
+                                                 .settings = options.settings.value_or(from.settings)}));
+  if (options.offset) RETURN_IF_ERROR(CheckOffset(source, *options.offset));
+  RETURN_IF_ERROR(AwaitDurable(*source));
+  ASSIGN_OR_RETURN(const SessionHandle handle, sessions_->Fork(source, options.offset, std::move(fork)));
+  return Describe(handle);
 }
 
 }  // namespace mnemosyne

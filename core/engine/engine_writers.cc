@@ -41,33 +41,34 @@ absl::StatusOr<std::unique_ptr<Writer>> EngineImpl::OpenWriter(const std::string
                                                                std::shared_ptr<WriterObserver> observer) {
   RETURN_IF_ERROR(CheckSessionId(id));
   RETURN_IF_ERROR(CheckTakingWork());
-  if (!options.model.empty() && !models_.contains(options.model)) {
-    return absl::NotFoundError(absl::StrCat("model '", absl::CHexEscape(options.model), "' does not exist"));
+  const std::string& model = options.creation.model;
+  if (!model.empty() && !models_.contains(model)) {
+    return absl::NotFoundError(absl::StrCat("model '", absl::CHexEscape(model), "' does not exist"));
   }
   bool created = false;
   absl::StatusOr<SessionHandle> handle = sessions_->Acquire(id);
   if (absl::IsNotFound(handle.status()) && options.create_if_missing) {
-    handle = CreateHandle(id, options.model, {});
+    handle = CreateHandle(id, options.creation);
     created = handle.ok();
     if (absl::IsAlreadyExists(handle.status())) handle = sessions_->Acquire(id);  // someone else was quicker
   }
   RETURN_IF_ERROR(handle.status());
   Session& session = **handle;
-  if (!options.model.empty() && options.model != session.metadata().model) {
+  if (!model.empty() && model != session.metadata().model) {
     return absl::FailedPreconditionError(
-        absl::StrCat("session '", id, "' has model '", session.metadata().model, "', not '", options.model, "'"));
+        absl::StrCat("session '", id, "' has model '", session.metadata().model, "', not '", model, "'"));
   }
   if (const std::string failure = session.marks().failure; !failure.empty()) {
     return absl::FailedPreconditionError(failure);
   }
   const uint64_t number = session.number();
   const std::shared_ptr<Session> shared = handle->shared();
-  auto seat = std::make_shared<WriterSeat>(*std::move(handle), std::move(observer), options_.max_backlog_tokens);
+  auto seat = std::make_shared<WriterSeat>(*std::move(handle), std::move(observer));
   std::shared_ptr<WriterSeat> former;
   {
     absl::MutexLock lock(&mutex_);
     if (isolated_.contains(number)) {
-      return absl::AbortedError(absl::StrCat("session '", id, "' is being reset or deleted"));
+      return absl::AbortedError(absl::StrCat("session '", id, "' is being changed or deleted"));
     }
     if (draining_) return absl::UnavailableError("the server is shutting down; try again later");
     RETURN_IF_ERROR(disk_status_);
@@ -83,7 +84,7 @@ absl::StatusOr<std::unique_ptr<Writer>> EngineImpl::OpenWriter(const std::string
     notifier_->Mark(former);
   }
   auto writer =
-      std::make_unique<WriterImpl>(this, std::move(seat), Describe(shared->metadata(), shared.get()), created);
+      std::make_unique<WriterImpl>(this, std::move(seat), Describe(sessions_->Metadata(id), shared.get()), created);
   if (const std::string failure = shared->marks().failure; !failure.empty()) {
     return absl::FailedPreconditionError(failure);  // it came before the seat could be told
   }
@@ -102,19 +103,20 @@ absl::Status EngineImpl::Append(const std::shared_ptr<WriterSeat>& seat, uint64_
   const bool has_room = committer_->HasRoom();
   int64_t accepted_tokens = 0;
   bool repeat = false;
-  const absl::Status status = seat->Accept(
+  const absl::StatusOr<bool> taken = seat->Accept(
       sequence, logged.kind, std::move(logged.payload), has_room, absl::Now(),
       [&](Session::Accepted accepted) {
         accepted_tokens = accepted.end_offset - accepted.record.first_offset;
         committer_->Add({session, std::move(accepted)});
       },
       &repeat);
-  if (absl::IsResourceExhausted(status)) {
+  RETURN_IF_ERROR(taken.status());
+  if (!*taken) {
     if (!has_room) log_was_full_ = true;
     // Room may have come between the look and the refusal.
-    if (session->HasRoom(options_.max_backlog_tokens) && committer_->HasRoom()) notifier_->Mark(seat);
+    if (session->HasRoom() && committer_->HasRoom()) notifier_->Mark(seat);
+    return NoRoomError(absl::StrCat("session '", session->metadata().id, "' has too much that is not memorized yet"));
   }
-  RETURN_IF_ERROR(status);
   if (repeat) {  // acknowledged again, not applied again
     notifier_->Mark(seat);
     return absl::OkStatus();

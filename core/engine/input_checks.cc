@@ -43,6 +43,22 @@ absl::Status CheckLabels(const std::map<std::string, std::string>& labels) {
   return absl::OkStatus();
 }
 
+absl::Status CheckSettings(const SessionSettings& settings, int64_t block_tokens, const Engine::Options& options) {
+  const auto check = [](const char* name, int64_t value, int64_t low, int64_t high) {
+    if (value == 0 || (value >= low && value <= high)) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, " is ", value, "; it must be 0, for the server's, or ", low, " to ", high));
+  };
+  for (const auto& [name, value] : {std::pair("ttl", settings.ttl), std::pair("idle_ttl", settings.idle_ttl)}) {
+    if (value <= absl::ZeroDuration()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, " is ", absl::FormatDuration(value), "; it must be above 0"));
+    }
+  }
+  RETURN_IF_ERROR(check("max_backlog_tokens", settings.max_backlog_tokens, block_tokens, options.max_backlog_tokens));
+  return check("max_log_bytes", settings.max_log_bytes, 1, options.max_log_bytes);
+}
+
 absl::Status CheckOptions(const Engine::Options& options) {
   const auto at_least = [](const char* name, int64_t value, int64_t low) {
     if (value >= low) return absl::OkStatus();
@@ -59,9 +75,15 @@ absl::Status CheckOptions(const Engine::Options& options) {
   RETURN_IF_ERROR(at_least("max_resident_bytes", options.max_resident_bytes, 1));
   RETURN_IF_ERROR(at_least("max_backlog_tokens", options.max_backlog_tokens, 1));
   RETURN_IF_ERROR(at_least("max_append_bytes", options.max_append_bytes, 1));
+  constexpr int64_t kMaxAppendBytes = 32 << 20;  // so that it fits into a frame of an export
+  if (options.max_append_bytes > kMaxAppendBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_append_bytes is ", options.max_append_bytes, "; the maximum is ", kMaxAppendBytes));
+  }
   RETURN_IF_ERROR(at_least("max_prompt_tokens", options.max_prompt_tokens, 1));
   RETURN_IF_ERROR(at_least("max_queries", options.max_queries, 1));
   RETURN_IF_ERROR(at_least("max_sessions", options.max_sessions, 1));
+  RETURN_IF_ERROR(at_least("max_log_bytes", options.max_log_bytes, 1));
   return at_least("snapshot_every_tokens", options.snapshot_every_tokens, 1);
 }
 

@@ -46,10 +46,25 @@ absl::Status QueryRun::Begin() {
   return absl::OkStatus();
 }
 
+// Of a past state: one block a turn, as its session once did.
+absl::Status QueryRun::MemorizeBlock() {
+  const Model& model = session_->model();
+  const int64_t block = model.config().block_tokens();
+  std::vector<int32_t>& tokens = fork_point_.to_memorize;
+  const auto next = absl::MakeConstSpan(tokens).subspan(memorized_, block);
+  const BlockResult result = model.StepBlocks({{fork_point_.state, next}})[0];
+  RETURN_IF_ERROR(result.status);
+  fork_point_.state = result.state;
+  memorized_ += next.size();
+  if (memorized_ == tokens.size()) tokens.clear();
+  return absl::OkStatus();
+}
+
 std::optional<absl::StatusOr<QuerySummary>> QueryRun::Turn() {
   const auto turn = [&]() -> absl::Status {
     RETURN_IF_ERROR(stopped());
     if (absl::Now() > options_.deadline) return absl::DeadlineExceededError("the query's deadline passed");
+    if (!fork_point_.to_memorize.empty()) return MemorizeBlock();
     if (decoder_ == nullptr) RETURN_IF_ERROR(Begin());
     if (read_ < to_read_.size()) {
       const auto part = absl::MakeConstSpan(to_read_).subspan(read_, kReadTokensATurn);

@@ -46,6 +46,7 @@ class QueryRun {
   void Close() { gate_.Close(); }  // the handle is destroyed
 
  private:
+  absl::Status MemorizeBlock();
   absl::Status Begin();
 
   const uint64_t id_;
@@ -60,6 +61,7 @@ class QueryRun {
   mutable absl::Mutex stop_mutex_;
   absl::Status stopped_ ABSL_GUARDED_BY(stop_mutex_);
   Session::ForkPoint fork_point_;
+  size_t memorized_ = 0;  // tokens of fork_point_.to_memorize
   std::vector<int32_t> to_read_;
   size_t read_ = 0;
   std::unique_ptr<Decoder> decoder_;

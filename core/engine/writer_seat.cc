@@ -11,18 +11,17 @@ bool WriterSeat::Lose(const absl::Status& status) {
   return true;
 }
 
-absl::Status WriterSeat::Accept(uint64_t sequence, LogContent kind, std::string payload, bool has_room, absl::Time now,
-                                absl::FunctionRef<void(Session::Accepted)> log, bool* repeat) {
+absl::StatusOr<bool> WriterSeat::Accept(uint64_t sequence, LogContent kind, std::string payload, bool has_room,
+                                        absl::Time now, absl::FunctionRef<void(Session::Accepted)> log, bool* repeat) {
   absl::MutexLock lock(&mutex_);
   if (!lost_.ok()) return lost_;
   *repeat = sequence < session_->marks().next_sequence;
-  if (*repeat) return absl::OkStatus();
+  if (*repeat) return true;
   wants_room_ = true;  // before looking, so that room made meanwhile is not missed
-  const absl::Status status = has_room
-                                  ? session_->Accept(sequence, kind, std::move(payload), max_backlog_tokens_, now, log)
-                                  : absl::ResourceExhaustedError("the log's queue is full");
-  if (!absl::IsResourceExhausted(status)) wants_room_ = false;
-  return status;
+  absl::StatusOr<bool> taken = false;
+  if (has_room) taken = session_->Accept(sequence, kind, std::move(payload), now, log);
+  if (!taken.ok() || *taken) wants_room_ = false;
+  return taken;
 }
 
 void WriterSeat::RequestFlush() {
@@ -46,7 +45,7 @@ void WriterSeat::Tell() {
           flushes_.pop_front();
           flushed += 1;
         }
-        has_room = wants_room_ && session->HasRoom(max_backlog_tokens_);
+        has_room = wants_room_ && session->HasRoom();
         if (has_room) wants_room_ = false;
       }
     }
@@ -58,6 +57,7 @@ void WriterSeat::Tell() {
     Progress progress;
     progress.sequence = marks.next_sequence - 1;
     progress.durable_sequence = marks.durable_sequence;
+    progress.memorized_sequence = marks.memorized_sequence;
     progress.watermarks = {marks.accepted, marks.durable, marks.memorized, marks.accepted_bytes};
     progress.mean_surprise = session->TakeSurprise();
     do {

@@ -46,8 +46,8 @@ class ObserverGate {
 
 class WriterSeat {
  public:
-  WriterSeat(SessionHandle session, std::shared_ptr<WriterObserver> observer, int64_t max_backlog_tokens)
-      : max_backlog_tokens_(max_backlog_tokens), observer_(std::move(observer)), session_(std::move(session)) {}
+  WriterSeat(SessionHandle session, std::shared_ptr<WriterObserver> observer)
+      : observer_(std::move(observer)), session_(std::move(session)) {}
 
   const std::shared_ptr<Session> session() const {
     absl::MutexLock lock(&mutex_);
@@ -62,16 +62,15 @@ class WriterSeat {
   void Close() { gate_.Close(); }  // the writer is destroyed
   void RequestFlush();
   // Session::Accept, while the seat is not lost: once it is, nothing of this writer's reaches the session. `has_room`:
-  // of the log's queue. A sequence accepted before is OK and *repeat is set. RESOURCE_EXHAUSTED: OnRoom comes later.
-  absl::Status Accept(uint64_t sequence, LogContent kind, std::string payload, bool has_room, absl::Time now,
-                      absl::FunctionRef<void(Session::Accepted)> log, bool* repeat);
+  // of the log's queue. A sequence accepted before is taken and *repeat is set. False: no room, OnRoom comes later.
+  absl::StatusOr<bool> Accept(uint64_t sequence, LogContent kind, std::string payload, bool has_room, absl::Time now,
+                              absl::FunctionRef<void(Session::Accepted)> log, bool* repeat);
   // Tells the observer what is new.
   void Tell();
 
   std::atomic<bool> marked = false;  // waits in the notifier's queue
 
  private:
-  const int64_t max_backlog_tokens_;
   const std::shared_ptr<WriterObserver> observer_;
   ObserverGate gate_;
   mutable absl::Mutex mutex_;

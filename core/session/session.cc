@@ -1,14 +1,13 @@
 #include "core/session/session.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 
 namespace mnemosyne {
 
-Session::Session(SessionMetadata metadata, const Model* model, Recovered recovered)
+Session::Session(SessionMetadata metadata, const Model* model, const Limits& limits, Recovered recovered)
     : metadata_(std::move(metadata)),
       model_(model),
       state_(std::move(recovered.state)),
@@ -18,11 +17,13 @@ Session::Session(SessionMetadata metadata, const Model* model, Recovered recover
       replay_skip_bytes_(recovered.position.skip_bytes),
       next_index_(recovered.position.record_index),
       durable_index_(recovered.position.record_index),
+      limits_(limits),
+      trimmed_bytes_(metadata_.trimmed_bytes),
       snapshot_offset_(recovered.snapshot_offset) {
   marks_.accepted = marks_.durable = marks_.memorized = StateOffset(*state_);
   marks_.accepted_bytes = recovered.accepted_bytes;
   marks_.next_sequence = recovered.next_sequence;
-  marks_.durable_sequence = recovered.next_sequence - 1;
+  marks_.durable_sequence = marks_.memorized_sequence = recovered.next_sequence - 1;
   marks_.update_time = metadata_.update_time;
 }
 
@@ -31,23 +32,11 @@ Session::Marks Session::marks() const {
   return marks_;
 }
 
-absl::StatusOr<std::vector<int32_t>> Session::Feed(uint64_t index, LogContent kind, absl::string_view payload,
-                                                   int64_t skipped_bytes) {
-  if (kind == LogContent::kText) return feed_.AddText(index, payload.substr(skipped_bytes), skipped_bytes);
-  std::vector<int32_t> ids(payload.size() / sizeof(int32_t));
-  if (!payload.empty()) std::memcpy(ids.data(), payload.data(), payload.size());
-  return feed_.AddTokens(index, ids);
-}
-
 absl::Status Session::Replay(const LogRecord& record) {
   absl::MutexLock lock(&mutex_);
   const int64_t skipped = record.index == replay_index_ ? replay_skip_bytes_ : 0;
-  if (skipped > static_cast<int64_t>(record.payload.size())) {
-    return absl::DataLossError(absl::StrCat("session '", metadata_.id, "': log record ", record.index, " has ",
-                                            record.payload.size(), " bytes; its snapshot has read ", skipped));
-  }
-  record_bytes_.emplace_back(record.index, marks_.accepted_bytes);
-  ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, Feed(record.index, record.kind, record.payload, skipped));
+  record_starts_.push_back({record.index, marks_.accepted_bytes, marks_.next_sequence});
+  ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, feed_.AddRecord(record, skipped));
   const int64_t known = std::min<int64_t>(replay_skip_tokens_, tokens.size());
   replay_skip_tokens_ -= known;
   pending_.insert(pending_.end(), tokens.begin() + known, tokens.end());
@@ -59,6 +48,8 @@ absl::Status Session::Replay(const LogRecord& record) {
   marks_.durable_sequence = marks_.next_sequence - 1;
   marks_.update_time = record.time;
   next_index_ = durable_index_ = record.index + 1;
+  unmemorized_.emplace_back(marks_.durable_sequence, marks_.accepted);
+  AdvanceMemorizedSequence();
   return absl::OkStatus();
 }
 
@@ -69,43 +60,57 @@ absl::Status Session::CheckReplayed() const {
                                           " of the tokens in its snapshot at token ", marks_.memorized));
 }
 
-absl::Status Session::Accept(std::optional<uint64_t> sequence, LogContent kind, std::string payload,
-                             int64_t max_backlog_tokens, absl::Time now, absl::FunctionRef<void(Accepted)> log) {
+absl::StatusOr<bool> Session::Accept(std::optional<uint64_t> sequence, LogContent kind, std::string payload,
+                                     absl::Time now, absl::FunctionRef<void(Accepted)> log) {
   absl::MutexLock lock(&mutex_);
   if (!marks_.failure.empty()) return absl::FailedPreconditionError(marks_.failure);
   if (sequence && *sequence != marks_.next_sequence) {
     return absl::OutOfRangeError(
         absl::StrCat("session '", metadata_.id, "' expects sequence ", marks_.next_sequence, "; got ", *sequence));
   }
-  if (marks_.accepted - marks_.memorized >= max_backlog_tokens) {
-    return absl::ResourceExhaustedError(absl::StrCat("session '", metadata_.id, "' has ",
-                                                     marks_.accepted - marks_.memorized,
-                                                     " pending tokens; the maximum is ", max_backlog_tokens));
+  const int64_t log_bytes = marks_.accepted_bytes - trimmed_bytes_, bytes = payload.size();
+  if (log_bytes + bytes > limits_.max_log_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat("session '", metadata_.id, "' has ", log_bytes,
+                                                     " bytes in its log, and ", bytes,
+                                                     " more are sent; the maximum is ", limits_.max_log_bytes));
   }
+  if (marks_.accepted - marks_.memorized >= limits_.max_backlog_tokens) return false;
   Accepted accepted;
-  accepted.record.first_offset = marks_.accepted;
-  const absl::StatusOr<std::vector<int32_t>> fed = Feed(next_index_, kind, payload, 0);
-  if (!fed.ok()) {  // part of it may be tokenized: nothing more can be taken
-    marks_.failure = absl::StrCat("session '", metadata_.id, "' cannot tokenize: ", fed.status().message());
+  LogRecord& record = accepted.record;
+  record.session_number = metadata_.number;
+  record.epoch = metadata_.epoch;
+  record.index = next_index_;
+  record.sequence = sequence ? *sequence : marks_.next_sequence - 1;
+  record.first_offset = marks_.accepted;
+  record.time = now;
+  record.kind = kind;
+  record.payload = std::move(payload);
+  const absl::StatusOr<std::vector<int32_t>> tokens = feed_.AddRecord(record);
+  if (!tokens.ok()) {  // part of it may be tokenized: nothing more can be taken
+    marks_.failure = absl::StrCat("session '", metadata_.id, "' cannot tokenize: ", tokens.status().message());
     return absl::FailedPreconditionError(marks_.failure);
   }
-  const std::vector<int32_t>& tokens = *fed;
-  record_bytes_.emplace_back(next_index_, marks_.accepted_bytes);
-  pending_.insert(pending_.end(), tokens.begin(), tokens.end());
-  marks_.accepted += tokens.size();
-  marks_.accepted_bytes += payload.size();
-  if (sequence) marks_.next_sequence = *sequence + 1;
+  record_starts_.push_back({next_index_, marks_.accepted_bytes, marks_.next_sequence});
+  pending_.insert(pending_.end(), tokens->begin(), tokens->end());
+  next_index_ += 1;
+  marks_.accepted += tokens->size();
+  marks_.accepted_bytes += bytes;
+  marks_.next_sequence = record.sequence + 1;
   marks_.update_time = now;
-  accepted.record.session_number = metadata_.number;
-  accepted.record.epoch = metadata_.epoch;
-  accepted.record.index = next_index_++;
-  accepted.record.sequence = marks_.next_sequence - 1;
-  accepted.record.time = now;
-  accepted.record.kind = kind;
-  accepted.record.payload = std::move(payload);
   accepted.end_offset = marks_.accepted;
+  unmemorized_.emplace_back(record.sequence, marks_.accepted);
   log(std::move(accepted));
-  return absl::OkStatus();
+  return true;
+}
+
+void Session::SetLimits(const Limits& limits) {
+  absl::MutexLock lock(&mutex_);
+  limits_ = limits;
+}
+
+void Session::Trimmed(int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  trimmed_bytes_ = bytes;
 }
 
 bool Session::Durable(uint64_t index, uint64_t sequence, int64_t end_offset) {
@@ -113,7 +118,17 @@ bool Session::Durable(uint64_t index, uint64_t sequence, int64_t end_offset) {
   durable_index_ = index + 1;
   marks_.durable = end_offset;
   marks_.durable_sequence = sequence;
+  AdvanceMemorizedSequence();
   return HasBlock();
+}
+
+void Session::AdvanceMemorizedSequence() {
+  while (!unmemorized_.empty()) {
+    const auto [sequence, end_offset] = unmemorized_.front();
+    if (sequence > marks_.durable_sequence || end_offset / block() * block() > marks_.memorized) return;
+    marks_.memorized_sequence = sequence;
+    unmemorized_.pop_front();
+  }
 }
 
 bool Session::HasBlock() const { return marks_.failure.empty() && marks_.durable - marks_.memorized >= block(); }
@@ -142,18 +157,19 @@ Session::Published Session::Publish(const BlockResult& result) {
   state_ = result.state;
   pending_.erase(pending_.begin(), pending_.begin() + block());
   marks_.memorized += block();
+  AdvanceMemorizedSequence();
   surprise_sum_ += result.mean_surprise;
   surprise_blocks_ += 1;
   feed_.ForgetBefore(marks_.memorized);
   const uint64_t first_needed = feed_.PositionAt(marks_.memorized).record_index;
-  while (!record_bytes_.empty() && record_bytes_.front().first < first_needed) record_bytes_.pop_front();
+  while (!record_starts_.empty() && record_starts_.front().index < first_needed) record_starts_.pop_front();
   for (size_t i = 0; i < waiting_forks_.size();) {
     WaitingFork& fork = waiting_forks_[i];
     if (fork.boundary != marks_.memorized) {
       ++i;
       continue;
     }
-    published.forks.emplace_back(fork.query, ForkPoint{state_, std::move(fork.pending), fork.offset});
+    published.forks.emplace_back(fork.query, ForkPoint{state_, {}, std::move(fork.pending), fork.offset});
     waiting_forks_.erase(waiting_forks_.begin() + i);
   }
   published.ready = HasBlock();
@@ -168,7 +184,7 @@ absl::StatusOr<std::optional<Session::ForkPoint>> Session::RequestFork(QueryId q
   ASSIGN_OR_RETURN(const std::vector<int32_t> waiting, feed_.WaitingTokens());
   pending.insert(pending.end(), waiting.begin(), waiting.end());
   const int64_t offset = marks_.accepted + static_cast<int64_t>(waiting.size());
-  if (boundary == marks_.memorized) return ForkPoint{state_, std::move(pending), offset};
+  if (boundary == marks_.memorized) return ForkPoint{state_, {}, std::move(pending), offset};
   waiting_forks_.push_back({query, boundary, std::move(pending), offset});
   return std::nullopt;
 }
@@ -206,19 +222,23 @@ bool Session::IsFlushed(const FlushPoint& point) const {
   return !marks_.failure.empty() || marks_.memorized >= point.offset / block() * block();
 }
 
+bool Session::IsDurable(const FlushPoint& point) const {
+  absl::MutexLock lock(&mutex_);
+  return durable_index_ >= point.index;
+}
+
 bool Session::IsQuiet() const {
   absl::MutexLock lock(&mutex_);
   return durable_index_ == next_index_ && !HasBlock() && waiting_forks_.empty();
 }
 
-bool Session::HasRoom(int64_t max_backlog_tokens) const {
+bool Session::HasRoom() const {
   absl::MutexLock lock(&mutex_);
-  return marks_.accepted - marks_.memorized < max_backlog_tokens;
+  return marks_.accepted - marks_.memorized < limits_.max_backlog_tokens;
 }
 
-std::optional<std::pair<SnapshotHeader, StatePtr>> Session::SnapshotDue(int64_t min_tokens) const {
+std::pair<SnapshotHeader, StatePtr> Session::Checkpoint() const {
   absl::MutexLock lock(&mutex_);
-  if (marks_.memorized - snapshot_offset_ < std::max<int64_t>(1, min_tokens)) return std::nullopt;
   const TokenFeed::Position position = feed_.PositionAt(marks_.memorized);
   SnapshotHeader header;
   header.session_number = metadata_.number;
@@ -230,10 +250,17 @@ std::optional<std::pair<SnapshotHeader, StatePtr>> Session::SnapshotDue(int64_t 
   header.replay_skip_tokens = position.skip_tokens;
   header.next_sequence = marks_.next_sequence;
   header.accepted_bytes = marks_.accepted_bytes;
-  for (const auto& [index, bytes] : record_bytes_) {
-    if (index == position.record_index) header.accepted_bytes = bytes;
+  for (const RecordStart& start : record_starts_) {
+    if (start.index != position.record_index) continue;
+    header.next_sequence = start.next_sequence;
+    header.accepted_bytes = start.bytes;
   }
-  return std::make_pair(header, state_);
+  return {header, state_};
+}
+
+bool Session::IsSnapshotDue(int64_t min_tokens) const {
+  absl::MutexLock lock(&mutex_);
+  return marks_.memorized - snapshot_offset_ >= std::max<int64_t>(1, min_tokens);
 }
 
 void Session::Snapshotted(int64_t offset) {

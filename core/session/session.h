@@ -29,6 +29,7 @@ class Session {
   struct Marks {  // offsets, design: accepted >= durable, accepted >= memorized
     int64_t accepted = 0, durable = 0, memorized = 0, accepted_bytes = 0;
     uint64_t next_sequence = 1, durable_sequence = 0;
+    uint64_t memorized_sequence = 0;  // whose whole blocks are in the state
     absl::Time update_time = absl::UnixEpoch();
     std::string failure;
   };
@@ -41,8 +42,13 @@ class Session {
     uint64_t next_sequence = 1;
     int64_t snapshot_offset = 0;  // of the newest snapshot; 0: none
   };
-  Session(SessionMetadata metadata, const Model* model, Recovered recovered);
+  struct Limits {
+    int64_t max_backlog_tokens = 0;  // accepted and not memorized
+    int64_t max_log_bytes = 0;       // content bytes in the log
+  };
+  Session(SessionMetadata metadata, const Model* model, const Limits& limits, Recovered recovered);
 
+  // As it was when the session was loaded: labels, settings and what was trimmed since are the manager's to know.
   const SessionMetadata& metadata() const { return metadata_; }
   const Model& model() const { return *model_; }
   uint64_t number() const { return metadata_.number; }
@@ -59,9 +65,12 @@ class Session {
     int64_t end_offset = 0;  // tokens accepted with it
   };
   // `sequence`: the writer's; nullopt for an append of the engine's own (remember), which repeats the last.
-  // OUT_OF_RANGE: not the next one. RESOURCE_EXHAUSTED: the backlog is full. FAILED_PRECONDITION: the session failed.
-  absl::Status Accept(std::optional<uint64_t> sequence, LogContent kind, std::string payload,
-                      int64_t max_backlog_tokens, absl::Time now, absl::FunctionRef<void(Accepted)> log);
+  // False: the backlog is full, nothing was taken. OUT_OF_RANGE: not the next sequence. RESOURCE_EXHAUSTED: the log may
+  // not grow so far. FAILED_PRECONDITION: the session failed.
+  absl::StatusOr<bool> Accept(std::optional<uint64_t> sequence, LogContent kind, std::string payload, absl::Time now,
+                              absl::FunctionRef<void(Accepted)> log);
+  void SetLimits(const Limits& limits);
+  void Trimmed(int64_t bytes);  // content bytes that the log has no more, since the session's beginning
 
   // The record is fsynced. True: whole blocks wait, the session is ready for a worker.
   bool Durable(uint64_t index, uint64_t sequence, int64_t end_offset);
@@ -77,8 +86,9 @@ class Session {
   // A query waits for the block boundary below what was accepted when it was asked; then it gets that state.
   struct ForkPoint {
     StatePtr state;
-    std::vector<int32_t> pending;  // tokens after the state that the query may know
-    int64_t offset = 0;            // tokens it may know
+    std::vector<int32_t> to_memorize;  // whole blocks after the state, to be stepped first: of a state that is past
+    std::vector<int32_t> pending;      // tokens after that which the query may know
+    int64_t offset = 0;                // tokens it may know
   };
   using QueryId = uint64_t;
   struct Published {
@@ -105,12 +115,15 @@ class Session {
   };
   FlushPoint CurrentFlushPoint() const;
   bool IsFlushed(const FlushPoint& point) const;
+  bool IsDurable(const FlushPoint& point) const;
   // Nothing is on its way to the log or to the state: it may be unloaded.
   bool IsQuiet() const;
-  bool HasRoom(int64_t max_backlog_tokens) const;
+  bool HasRoom() const;
 
-  // What a snapshot of the current state says, and the state. nullopt when the newest snapshot has it already.
-  std::optional<std::pair<SnapshotHeader, StatePtr>> SnapshotDue(int64_t min_tokens) const;
+  // What a snapshot of the current state says, and the state.
+  std::pair<SnapshotHeader, StatePtr> Checkpoint() const;
+  // At least `min_tokens` and one were memorized since the newest snapshot.
+  bool IsSnapshotDue(int64_t min_tokens) const;
   void Snapshotted(int64_t offset);
 
  private:
@@ -120,9 +133,8 @@ class Session {
     std::vector<int32_t> pending;  // tokens after it
     int64_t offset;
   };
-  absl::StatusOr<std::vector<int32_t>> Feed(uint64_t index, LogContent kind, absl::string_view payload,
-                                            int64_t skipped_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool HasBlock() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AdvanceMemorizedSequence() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int64_t block() const { return model_->config().block_tokens(); }
 
   const SessionMetadata metadata_;
@@ -137,8 +149,15 @@ class Session {
   const int64_t replay_skip_bytes_;
   uint64_t next_index_ ABSL_GUARDED_BY(mutex_);
   uint64_t durable_index_ ABSL_GUARDED_BY(mutex_);  // records before it are durable
-  // Content bytes before each record that a snapshot may name: [record index, bytes].
-  std::deque<std::pair<uint64_t, int64_t>> record_bytes_ ABSL_GUARDED_BY(mutex_);
+  struct RecordStart {                              // what is before a record
+    uint64_t index;
+    int64_t bytes;           // of content
+    uint64_t next_sequence;  // the writer's
+  };
+  std::deque<RecordStart> record_starts_ ABSL_GUARDED_BY(mutex_);  // of the records that a snapshot may name
+  std::deque<std::pair<uint64_t, int64_t>> unmemorized_ ABSL_GUARDED_BY(mutex_);  // [sequence, end offset] of appends
+  Limits limits_ ABSL_GUARDED_BY(mutex_);
+  int64_t trimmed_bytes_ ABSL_GUARDED_BY(mutex_);
   int64_t snapshot_offset_ ABSL_GUARDED_BY(mutex_);
   std::vector<WaitingFork> waiting_forks_ ABSL_GUARDED_BY(mutex_);
   double surprise_sum_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -1,22 +1,12 @@
 #include "core/session/session_manager.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "core/base/status_macros.h"
 
 namespace mnemosyne {
-
-namespace {
-
-std::vector<int32_t> UnpackTokens(absl::string_view payload) {
-  std::vector<int32_t> ids(payload.size() / sizeof(int32_t));
-  if (!payload.empty()) std::memcpy(ids.data(), payload.data(), payload.size());
-  return ids;
-}
-
-}  // namespace
 
 SessionHandle& SessionHandle::operator=(SessionHandle&& other) noexcept {
   if (this == &other) return *this;
@@ -37,7 +27,9 @@ absl::StatusOr<std::unique_ptr<SessionManager>> SessionManager::Create(const Opt
                                                                        std::function<void(uint64_t)> on_load) {
   ASSIGN_OR_RETURN(std::vector<SessionMetadata> all, storage->LoadSessions());
   std::unique_ptr<SessionManager> manager(new SessionManager(options, storage, std::move(models), std::move(on_load)));
+  absl::MutexLock branches_lock(&manager->branches_mutex_);
   absl::MutexLock lock(&manager->mutex_);
+  const absl::Time now = absl::Now();
   for (SessionMetadata& metadata : all) {
     const auto model = manager->models_.find(metadata.model);
     if (model != manager->models_.end() && model->second->fingerprint() != metadata.fingerprint) {
@@ -46,13 +38,17 @@ absl::StatusOr<std::unique_ptr<SessionManager>> SessionManager::Create(const Opt
           metadata.fingerprint, "; the model loaded under that name has ", model->second->fingerprint()));
     }
     const std::string id = metadata.id;
-    manager->entries_[id].metadata = std::move(metadata);
+    manager->branches_.Set(metadata);
+    Entry& entry = manager->entries_[id];
+    entry.metadata = std::move(metadata);
+    entry.last_used = now;
   }
   return manager;
 }
 
 SessionHandle SessionManager::Pin(Entry& entry) {
   entry.pins += 1;
+  entry.last_used = absl::Now();
   recency_.splice(recency_.end(), recency_, entry.recency);
   return SessionHandle(this, entry.session);
 }
@@ -60,7 +56,9 @@ SessionHandle SessionManager::Pin(Entry& entry) {
 void SessionManager::Unpin(const std::string& id) {
   absl::MutexLock lock(&mutex_);
   const auto found = entries_.find(id);
-  if (found != entries_.end()) found->second.pins -= 1;
+  if (found == entries_.end()) return;
+  found->second.pins -= 1;
+  found->second.last_used = absl::Now();
 }
 
 void SessionManager::AddResident(Entry& entry, std::shared_ptr<Session> session) {
@@ -113,12 +111,11 @@ absl::Status SessionManager::ReserveRoom(int64_t bytes) {
                                                          options_.max_resident_bytes, " (max_resident_bytes)"));
       }
     }
-    const absl::Status saved = Snapshot(*victim, 1);
+    Snapshot(*victim, 1).IgnoreError();  // without it the next load replays more: all of the session is in the log
     absl::MutexLock lock(&mutex_);
     Entry& entry = entries_.at(victim->metadata().id);
     entry.busy = false;
     unloading_ -= 1;
-    RETURN_IF_ERROR(saved);
     DropResident(entry);
     stats_.evictions += 1;
   }
@@ -163,17 +160,41 @@ absl::StatusOr<std::shared_ptr<Session>> SessionManager::Load(const SessionMetad
   }
   const int64_t state_bytes = model->second->state_bytes();
   RETURN_IF_ERROR(ReserveRoom(state_bytes));
-  absl::StatusOr<std::shared_ptr<Session>> session = Recover(metadata, *model->second);
+  absl::StatusOr<std::shared_ptr<Session>> session = Recover(metadata, *model->second, std::nullopt);
   if (!session.ok()) ReturnRoom(state_bytes);
   return session;
 }
 
-absl::StatusOr<std::shared_ptr<Session>> SessionManager::Recover(const SessionMetadata& metadata, const Model& model) {
-  ASSIGN_OR_RETURN(Session::Recovered recovered, RecoverState(metadata, model));
-  const uint64_t from = recovered.position.record_index;
-  auto session = std::make_shared<Session>(metadata, &model, std::move(recovered));
-  RETURN_IF_ERROR(storage_->ReadLog(metadata.number, metadata.epoch, from,
-                                    [&](const LogRecord& record) { return session->Replay(record); }));
+Session::Limits SessionManager::LimitsOf(const SessionSettings& settings) const {
+  Session::Limits limits = options_.limits;
+  if (settings.max_backlog_tokens > 0) limits.max_backlog_tokens = settings.max_backlog_tokens;
+  if (settings.max_log_bytes > 0) limits.max_log_bytes = settings.max_log_bytes;
+  return limits;
+}
+
+absl::StatusOr<std::shared_ptr<Session>> SessionManager::Recover(const SessionMetadata& metadata, const Model& model,
+                                                                 std::optional<Session::Recovered> start) {
+  if (!start) {
+    ASSIGN_OR_RETURN(start, History(storage_, metadata, &model).NewestState());
+  }
+  ASSIGN_OR_RETURN(const std::optional<LogRecord> last, storage_->LastLogRecord(metadata));
+  const uint64_t log_end = last ? last->index + 1 : metadata.log_begin;
+  if (log_end < start->position.record_index) {
+    return absl::DataLossError(absl::StrCat("session '", metadata.id, "': the log ends before record ",
+                                            start->position.record_index, ", which its snapshot at token ",
+                                            start->snapshot_offset, " follows"));
+  }
+  // Without records behind the state, the last one says which sequence comes next.
+  if (last) start->next_sequence = last->sequence + 1;
+  start->next_sequence = std::max(metadata.first_sequence, start->next_sequence);
+  const uint64_t from = start->position.record_index;
+  auto session = std::make_shared<Session>(metadata, &model, LimitsOf(metadata.settings), *std::move(start));
+  ASSIGN_OR_RETURN(const std::unique_ptr<LogReader> log, storage_->ReadLog(metadata, from));
+  while (true) {
+    ASSIGN_OR_RETURN(const std::optional<LogRecord> record, log->Next());
+    if (!record) break;
+    RETURN_IF_ERROR(session->Replay(*record));
+  }
   RETURN_IF_ERROR(session->CheckReplayed());
   const Session::Marks marks = session->marks();
   absl::MutexLock lock(&mutex_);
@@ -182,71 +203,67 @@ absl::StatusOr<std::shared_ptr<Session>> SessionManager::Recover(const SessionMe
   return session;
 }
 
-// The newest snapshot that is whole and of this model; without one, the beginning.
-absl::StatusOr<Session::Recovered> SessionManager::RecoverState(const SessionMetadata& metadata, const Model& model) {
-  Session::Recovered recovered;
-  recovered.state = model.InitialState();
-  recovered.next_sequence = metadata.first_sequence;
-  ASSIGN_OR_RETURN(const std::vector<int64_t> offsets, storage_->ListSnapshots(metadata.number, metadata.epoch));
-  ASSIGN_OR_RETURN(const std::optional<LogRecord> last, storage_->LastLogRecord(metadata.number, metadata.epoch));
-  for (const int64_t offset : offsets) {
-    const absl::StatusOr<mnemosyne::Snapshot> snapshot =
-        storage_->ReadSnapshot(metadata.number, metadata.epoch, offset);
-    if (!snapshot.ok()) continue;  // the one before it and a longer replay give the same state
-    const SnapshotHeader& header = snapshot->header;
-    if (header.replay_index > 0 && (!last || last->index + 1 < header.replay_index)) {
-      return absl::DataLossError(absl::StrCat("session '", metadata.id, "': the log ends before record ",
-                                              header.replay_index, ", which its snapshot at token ", offset,
-                                              " follows"));
-    }
-    absl::StatusOr<StatePtr> state = model.DecodeState(snapshot->state);
-    if (!state.ok() || header.fingerprint != metadata.fingerprint || StateOffset(**state) != offset) continue;
-    recovered.state = *std::move(state);
-    recovered.position = {header.replay_index, header.replay_skip_bytes, offset - header.replay_skip_tokens,
-                          header.replay_skip_tokens};
-    recovered.accepted_bytes = header.accepted_bytes;
-    recovered.snapshot_offset = offset;
-    recovered.next_sequence = header.next_sequence;
-    // Without records behind the snapshot, the last one says which sequence comes next.
-    if (last) recovered.next_sequence = std::max(metadata.first_sequence, last->sequence + 1);
-    break;
+absl::StatusOr<SessionMetadata> SessionManager::AddEntry(SessionMetadata metadata) {
+  absl::MutexLock lock(&mutex_);
+  if (entries_.contains(metadata.id)) {
+    return absl::AlreadyExistsError(absl::StrCat("session '", metadata.id, "' already exists"));
   }
-  return recovered;
+  if (static_cast<int64_t>(entries_.size()) >= options_.max_sessions) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("there are ", entries_.size(), " sessions; the maximum is ", options_.max_sessions));
+  }
+  if (metadata.number == 0) metadata.number = storage_->NextSessionNumber();
+  metadata.fingerprint = models_.at(metadata.model)->fingerprint();
+  Entry& entry = entries_[metadata.id];
+  entry.metadata = metadata;
+  entry.busy = true;
+  return metadata;
 }
 
 absl::StatusOr<SessionHandle> SessionManager::CreateSession(SessionMetadata metadata) {
-  const std::string id = metadata.id;
   const Model* const model = models_.at(metadata.model);
-  {
-    absl::MutexLock lock(&mutex_);
-    if (entries_.contains(id)) return absl::AlreadyExistsError(absl::StrCat("session '", id, "' already exists"));
-    if (static_cast<int64_t>(entries_.size()) >= options_.max_sessions) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("there are ", entries_.size(), " sessions; the maximum is ", options_.max_sessions));
-    }
-    metadata.number = storage_->NextSessionNumber();
-    metadata.fingerprint = model->fingerprint();
-    Entry& entry = entries_[id];
-    entry.metadata = metadata;
-    entry.busy = true;
-  }
+  ASSIGN_OR_RETURN(metadata, AddEntry(std::move(metadata)));
   absl::Status status = ReserveRoom(model->state_bytes());
   if (status.ok()) {
     status = storage_->PutSession(metadata);
     if (!status.ok()) ReturnRoom(model->state_bytes());
   }
+  absl::MutexLock branches_lock(&branches_mutex_);
   absl::MutexLock lock(&mutex_);
-  Entry& entry = entries_.at(id);
+  Entry& entry = entries_.at(metadata.id);
   if (!status.ok()) {
-    entries_.erase(id);
+    entries_.erase(metadata.id);
     return status;
   }
+  branches_.Set(metadata);
   entry.busy = false;
   Session::Recovered fresh;
   fresh.state = model->InitialState();
   fresh.next_sequence = metadata.first_sequence;
-  AddResident(entry, std::make_shared<Session>(metadata, model, std::move(fresh)));
+  AddResident(entry, std::make_shared<Session>(metadata, model, LimitsOf(metadata.settings), std::move(fresh)));
   return Pin(entry);
+}
+
+absl::Status SessionManager::CheckNewId(const std::string& id) const {
+  absl::MutexLock lock(&mutex_);
+  if (!entries_.contains(id)) return absl::OkStatus();
+  return absl::AlreadyExistsError(absl::StrCat("session '", id, "' already exists"));
+}
+
+absl::Status SessionManager::FinishImport(const SessionMetadata& metadata) {
+  RETURN_IF_ERROR(AddEntry(metadata).status());
+  const absl::Status status = storage_->Apply({.put = metadata, .finished_import = metadata.number});
+  absl::MutexLock branches_lock(&branches_mutex_);
+  absl::MutexLock lock(&mutex_);
+  if (!status.ok()) {
+    entries_.erase(metadata.id);
+    return status;
+  }
+  branches_.Set(metadata);
+  Entry& entry = entries_.at(metadata.id);
+  entry.busy = false;
+  entry.last_used = absl::Now();
+  return absl::OkStatus();
 }
 
 bool SessionManager::HasOtherPins(const SessionHandle& handle) const {
@@ -255,150 +272,26 @@ bool SessionManager::HasOtherPins(const SessionHandle& handle) const {
   return found != entries_.end() && found->second.pins > 1;
 }
 
-absl::Status SessionManager::Remove(SessionHandle handle) {
-  const SessionMetadata metadata = handle->metadata();
-  {
-    absl::MutexLock lock(&mutex_);
-    Entry& entry = entries_.at(metadata.id);
-    if (entry.pins > 1 || entry.busy) return absl::AbortedError("the session is in use; try again");
-    entry.busy = true;
-  }
-  const absl::Status status = storage_->DeleteSession(metadata.number);
-  handle.Release();
+SessionMetadata SessionManager::Metadata(const std::string& id) const {
   absl::MutexLock lock(&mutex_);
-  Entry& entry = entries_.at(metadata.id);
-  entry.busy = false;
-  RETURN_IF_ERROR(status);
-  DropResident(entry);
-  entries_.erase(metadata.id);
-  return absl::OkStatus();
+  const auto found = entries_.find(id);
+  return found == entries_.end() ? SessionMetadata() : found->second.metadata;
 }
 
-absl::Status SessionManager::BeginEpoch(SessionHandle handle, int64_t offset) {
-  const SessionMetadata former = handle->metadata();
-  SessionMetadata metadata = former;
-  metadata.epoch += 1;
-  metadata.first_sequence = handle->marks().next_sequence;
-  metadata.update_time = absl::Now();
-  {
-    absl::MutexLock lock(&mutex_);
-    Entry& entry = entries_.at(metadata.id);
-    if (entry.pins > 1 || entry.busy) return absl::AbortedError("the session is in use; try again");
-    entry.busy = true;
-  }
-  const absl::Status status = [&]() -> absl::Status {
-    // First without the remains of a reset that a crash cut short; then the copy; then the switch, which is atomic.
-    RETURN_IF_ERROR(storage_->PutSessionAndDropOtherEpochs(former));
-    if (offset > 0) RETURN_IF_ERROR(CopyEpoch(*handle, metadata.epoch, offset));
-    return storage_->PutSessionAndDropOtherEpochs(metadata);
-  }();
-  handle.Release();
+bool SessionManager::IsExpired(const Entry& entry, absl::Time now) const {
+  const SessionMetadata& metadata = entry.metadata;
+  if (now >= metadata.create_time + metadata.settings.ttl) return true;
+  return entry.pins == 0 && now >= entry.last_used + metadata.settings.idle_ttl;
+}
+
+std::vector<std::string> SessionManager::Expired(absl::Time now, int64_t count) const {
   absl::MutexLock lock(&mutex_);
-  Entry& entry = entries_.at(metadata.id);
-  entry.busy = false;
-  RETURN_IF_ERROR(status);
-  DropResident(entry);
-  entry.metadata = metadata;
-  return absl::OkStatus();
-}
-
-namespace {
-
-const absl::Status& Enough() {  // ends the reading of a log early
-  static const absl::Status status = absl::CancelledError("");
-  return status;
-}
-
-absl::Status UnlessEnough(const absl::Status& status) { return absl::IsCancelled(status) ? absl::OkStatus() : status; }
-
-}  // namespace
-
-absl::StatusOr<std::optional<SessionManager::Cut>> SessionManager::FindCut(const Session& session,
-                                                                           int64_t offset) const {
-  const SessionMetadata& metadata = session.metadata();
-  TokenFeed feed(&session.model().tokenizer(), TokenFeed::Position{});
-  std::vector<LogContent> kinds;  // by record index
-  RETURN_IF_ERROR(UnlessEnough(storage_->ReadLog(metadata.number, metadata.epoch, 0, [&](const LogRecord& record) {
-    kinds.push_back(record.kind);
-    const absl::Status fed = record.kind == LogContent::kText
-                                 ? feed.AddText(record.index, record.payload).status()
-                                 : feed.AddTokens(record.index, UnpackTokens(record.payload)).status();
-    RETURN_IF_ERROR(fed);
-    return feed.offset() >= offset ? Enough() : absl::OkStatus();
-  })));
-  if (feed.offset() < offset) return std::nullopt;
-  const TokenFeed::Position at = feed.PositionAt(offset);
-  Cut cut = {at.record_index, at.skip_bytes, std::nullopt};
-  if (at.skip_tokens > 0) {
-    if (kinds.at(at.record_index) == LogContent::kTokenIds) {
-      cut.bytes += at.skip_tokens * static_cast<int64_t>(sizeof(int32_t));
-    } else if (session.model().config().tokenizer.kind == TokenizerKind::kBytes) {
-      cut.bytes += at.skip_tokens;
-    } else {
-      return absl::InvalidArgumentError(absl::StrCat("offset ", offset,
-                                                     " lies inside a piece of text that was tokenized ",
-                                                     "as one; the place before it is ", at.offset));
-    }
+  std::vector<std::string> expired;
+  for (const auto& [id, entry] : entries_) {
+    if (static_cast<int64_t>(expired.size()) >= count) break;
+    if (!entry.busy && IsExpired(entry, now)) expired.push_back(id);
   }
-  if (cut.bytes > 0) {
-    cut.last_kept = kinds.at(cut.record_index);
-  } else if (cut.record_index > 0) {
-    cut.last_kept = kinds.at(cut.record_index - 1);
-  }
-  return cut;
-}
-
-absl::Status SessionManager::CheckCut(const Session& session, int64_t offset) const {
-  if (offset == 0 || session.model().config().tokenizer.kind == TokenizerKind::kBytes) return absl::OkStatus();
-  return FindCut(session, offset).status();
-}
-
-// Copies the log before token `offset`, and the newest snapshot at or before it, into another epoch.
-absl::Status SessionManager::CopyEpoch(const Session& session, uint64_t to_epoch, int64_t offset) {
-  const SessionMetadata& metadata = session.metadata();
-  ASSIGN_OR_RETURN(const std::optional<Cut> cut, FindCut(session, offset));
-  if (!cut)
-    return absl::InternalError(absl::StrCat("the log of session '", metadata.id, "' ends before token ", offset));
-
-  std::vector<LogRecord> copies;
-  int64_t bytes = 0;
-  const auto write = [&] {
-    absl::Status written = copies.empty() ? absl::OkStatus() : storage_->AppendLog(copies);
-    copies.clear();
-    bytes = 0;
-    return written;
-  };
-  RETURN_IF_ERROR(UnlessEnough(storage_->ReadLog(metadata.number, metadata.epoch, 0, [&](const LogRecord& record) {
-    if (record.index > cut->record_index || (record.index == cut->record_index && cut->bytes == 0)) return Enough();
-    LogRecord copy = record;
-    copy.epoch = to_epoch;
-    if (record.index == cut->record_index) copy.payload.resize(cut->bytes);
-    bytes += copy.payload.size();
-    copies.push_back(std::move(copy));
-    constexpr int64_t kBatchBytes = int64_t{4} << 20;
-    return bytes >= kBatchBytes ? write() : absl::OkStatus();
-  })));
-  RETURN_IF_ERROR(write());
-  if (session.model().config().tokenizer.kind != TokenizerKind::kBytes && cut->last_kept == LogContent::kText) {
-    // What ended the last piece of text is gone: no ids, which end text too, stand in its place.
-    ASSIGN_OR_RETURN(std::optional<LogRecord> end, storage_->LastLogRecord(metadata.number, to_epoch));
-    if (!end) return absl::InternalError("the copied log is empty");
-    end->index += 1;
-    end->kind = LogContent::kTokenIds;
-    end->payload.clear();
-    end->first_offset = offset;
-    RETURN_IF_ERROR(storage_->AppendLog({*end}));
-  }
-
-  ASSIGN_OR_RETURN(const std::vector<int64_t> snapshots, storage_->ListSnapshots(metadata.number, metadata.epoch));
-  for (const int64_t at : snapshots) {
-    if (at > offset) continue;
-    absl::StatusOr<mnemosyne::Snapshot> snapshot = storage_->ReadSnapshot(metadata.number, metadata.epoch, at);
-    if (!snapshot.ok()) continue;  // a longer replay does without it
-    snapshot->header.epoch = to_epoch;
-    return storage_->PutSnapshot(snapshot->header, snapshot->state);
-  }
-  return absl::OkStatus();
+  return expired;
 }
 
 std::shared_ptr<Session> SessionManager::FindResident(uint64_t number) const {
@@ -436,23 +329,6 @@ std::vector<SessionManager::Listed> SessionManager::List(const std::map<std::str
     if (fits) listed.push_back({entry.metadata, entry.session});
   }
   return listed;
-}
-
-absl::Status SessionManager::Snapshot(Session& session, int64_t min_tokens) {
-  const auto due = session.SnapshotDue(min_tokens);
-  if (!due) return absl::OkStatus();
-  const auto& [header, state] = *due;
-  const std::string bytes = session.model().EncodeState(*state);
-  RETURN_IF_ERROR(storage_->PutSnapshot(header, bytes));
-  session.Snapshotted(header.offset);
-  ASSIGN_OR_RETURN(const std::vector<int64_t> offsets, storage_->ListSnapshots(header.session_number, header.epoch));
-  for (size_t i = 2; i < offsets.size(); ++i) {
-    RETURN_IF_ERROR(storage_->DeleteSnapshot(header.session_number, header.epoch, offsets[i]));
-  }
-  absl::MutexLock lock(&mutex_);
-  stats_.snapshots += 1;
-  stats_.snapshot_bytes += bytes.size();
-  return absl::OkStatus();
 }
 
 SessionManager::Stats SessionManager::stats() const {

@@ -7,7 +7,7 @@
 // Over the budget the session used longest ago that nobody has and that has nothing on its way is written as a snapshot
 // and unloaded. A session is brought back from its newest good snapshot and the log behind it.
 //
-// Thread-safe. Acquire, Create, Snapshot, Remove and Replace wait for the disk.
+// Thread-safe. Calls that load, make or change a session wait for the disk.
 #pragma once
 
 #include <cstdint>
@@ -15,14 +15,17 @@
 #include <list>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "core/model/model.h"
+#include "core/session/history.h"
 #include "core/session/session.h"
 #include "core/storage/storage.h"
 
@@ -57,6 +60,7 @@ class SessionManager {
   struct Options {
     int64_t max_resident_bytes = int64_t{1} << 30;
     int64_t max_sessions = 1000000;
+    Session::Limits limits;  // of a session whose settings name none
   };
   struct Stats {
     int64_t sessions = 0, resident_sessions = 0, resident_bytes = 0;
@@ -73,14 +77,34 @@ class SessionManager {
   // ALREADY_EXISTS; RESOURCE_EXHAUSTED beyond max_sessions. Durable when it returns.
   absl::StatusOr<SessionHandle> CreateSession(SessionMetadata metadata);
 
-  // The session's end, and its beginning anew in another epoch. The caller has the only handle, gives it in, and
-  // nothing is on its way: no one else gets at the session until it is done.
+  // Makes `fork` (its id, labels and settings are given) a session that goes on from `source` as it is, or as it was at
+  // `offset`; shares the state and the log, so that it takes as long for a session of any length. What the source
+  // accepted must be durable. Errors as of CreateSession, and of CheckCut.
+  absl::StatusOr<SessionHandle> Fork(const SessionHandle& source, std::optional<int64_t> offset, SessionMetadata fork);
+
+  // The session's end. Of this and the next two the caller has the only handle, gives it in, and nothing is on its way:
+  // no one else gets at the session until it is done.
   absl::Status Remove(SessionHandle handle);
-  // What was accepted before token `offset` stays.
-  absl::Status BeginEpoch(SessionHandle handle, int64_t offset);
-  // INVALID_ARGUMENT where BeginEpoch could not cut: inside a piece of text that was tokenized as one. What is not
-  // durable yet is not looked at.
-  absl::Status CheckCut(const Session& session, int64_t offset) const;
+  // Removes the session if its time is over and nobody has it; returns its number, 0 when it stays.
+  absl::StatusOr<uint64_t> RemoveExpired(const std::string& id, absl::Time now);
+  absl::StatusOr<uint64_t> RemoveUnused(const std::string& id);  // the same, whatever its time
+
+  // Makes a session of what was imported under its number: metadata, log and snapshot are in its own branch.
+  absl::Status FinishImport(const SessionMetadata& metadata);
+  absl::Status CheckNewId(const std::string& id) const;  // ALREADY_EXISTS
+  // Forgets what comes after token `offset`, in another epoch.
+  absl::Status Reset(SessionHandle handle, int64_t offset);
+  // Takes the tokens [begin, end) out of the log, in another epoch. `others`: ids of the sessions that still read them,
+  // since they were forked. Scrub makes the files forget them too.
+  absl::Status Erase(SessionHandle handle, int64_t begin, int64_t end, std::vector<std::string>* others);
+  // Where Reset, Erase and Fork can cut, of what is durable: errors as of History::FindCut.
+  absl::Status CheckCut(const SessionHandle& handle, int64_t offset) const;
+
+  // The session's metadata as it is now.
+  SessionMetadata Metadata(const std::string& id) const;
+  // Replaces labels and settings.
+  absl::Status Update(const SessionHandle& handle, const std::map<std::string, std::string>& labels,
+                      const SessionSettings& settings);
   bool HasOtherPins(const SessionHandle& handle) const;
 
   std::shared_ptr<Session> FindResident(uint64_t number) const;
@@ -94,7 +118,11 @@ class SessionManager {
   std::vector<Listed> List(const std::map<std::string, std::string>& labels, const std::string& from_id,
                            int64_t count) const;
 
-  // Writes a snapshot when at least `min_tokens` were memorized since the last; drops all but the newest two.
+  // Ids of sessions whose time is over, at most `count`.
+  std::vector<std::string> Expired(absl::Time now, int64_t count) const;
+
+  // Writes a snapshot when at least `min_tokens` were memorized since the last; drops older ones, and with
+  // Retention::kTrim the log that the older of the two that stay covers.
   absl::Status Snapshot(Session& session, int64_t min_tokens);
 
   Stats stats() const;
@@ -106,6 +134,7 @@ class SessionManager {
     std::shared_ptr<Session> session;  // null: not resident
     int64_t pins = 0;
     bool busy = false;                         // being loaded, unloaded or removed: wait
+    absl::Time last_used;                      // since the start
     std::list<std::string>::iterator recency;  // resident only
   };
   SessionManager(const Options& options, Storage* storage, std::map<std::string, const Model*> models,
@@ -113,18 +142,24 @@ class SessionManager {
       : options_(options), storage_(storage), models_(std::move(models)), on_load_(std::move(on_load)) {}
 
   absl::StatusOr<std::shared_ptr<Session>> Load(const SessionMetadata& metadata);
-  absl::StatusOr<std::shared_ptr<Session>> Recover(const SessionMetadata& metadata, const Model& model);
-  absl::StatusOr<Session::Recovered> RecoverState(const SessionMetadata& metadata, const Model& model);
+  // `start`: where to go on from instead of the newest snapshot.
+  absl::StatusOr<std::shared_ptr<Session>> Recover(const SessionMetadata& metadata, const Model& model,
+                                                   std::optional<Session::Recovered> start);
   absl::Status ReserveRoom(int64_t bytes);  // counts them as resident
   void ReturnRoom(int64_t bytes);
-  // Where the log has to be cut so that `offset` tokens stay; nullopt: it does not reach so far yet.
-  struct Cut {
-    uint64_t record_index = 0;
-    int64_t bytes = 0;                    // of that record, that stay
-    std::optional<LogContent> last_kept;  // what the last of the records that stay holds
-  };
-  absl::StatusOr<std::optional<Cut>> FindCut(const Session& session, int64_t offset) const;
-  absl::Status CopyEpoch(const Session& session, uint64_t to_epoch, int64_t offset);
+  Session::Limits LimitsOf(const SessionSettings& settings) const;
+  bool IsExpired(const Entry& entry, absl::Time now) const;
+  absl::Status Delete(const SessionMetadata& metadata);  // from storage
+  absl::StatusOr<uint64_t> RemoveIf(const std::string& id, absl::FunctionRef<bool(const Entry&)> condition);
+  absl::StatusOr<SessionMetadata> AddEntry(SessionMetadata metadata);  // busy; gives it a number if it has none
+  // Takes the session for oneself. ABORTED: someone else has it, and for long.
+  absl::Status Seize(const SessionHandle& handle);
+  // Puts `next` in the place of `former`, with records of its own, and drops what nobody reads any more.
+  absl::Status Switch(const SessionMetadata& former, const SessionMetadata& next,
+                      const std::vector<LogRecord>& records);
+  absl::Status EndSwitch(SessionHandle handle, const SessionMetadata& next, const absl::Status& status);
+  absl::Status DropSnapshots(const SessionMetadata& metadata);
+  absl::Status Trim(Session& session);
   void AddResident(Entry& entry, std::shared_ptr<Session> session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DropResident(Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   SessionHandle Pin(Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -134,6 +169,10 @@ class SessionManager {
   Storage* const storage_;
   const std::map<std::string, const Model*> models_;
   const std::function<void(uint64_t)> on_load_;
+  // Held while a change of who reads which branch is written, before mutex_: what is dropped then nobody begins to
+  // read.
+  mutable absl::Mutex branches_mutex_;
+  BranchTable branches_ ABSL_GUARDED_BY(branches_mutex_);
   mutable absl::Mutex mutex_;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<uint64_t, std::shared_ptr<Session>> residents_ ABSL_GUARDED_BY(mutex_);

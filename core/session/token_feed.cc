@@ -1,8 +1,10 @@
 #include "core/session/token_feed.h"
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 
+#include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 
 namespace mnemosyne {
@@ -66,6 +68,19 @@ absl::StatusOr<std::vector<int32_t>> TokenFeed::AddTokens(uint64_t record_index,
   offset_ += ids.size();
   AddBoundary({record_index + 1, 0, offset_, 0});
   return tokens;
+}
+
+absl::StatusOr<std::vector<int32_t>> TokenFeed::AddRecord(const LogRecord& record, int64_t skipped_bytes) {
+  if (skipped_bytes > static_cast<int64_t>(record.payload.size())) {
+    return absl::DataLossError(absl::StrCat("log record ", record.index, " has ", record.payload.size(),
+                                            " bytes; the snapshot before it has read ", skipped_bytes));
+  }
+  if (record.kind == LogContent::kText) {
+    return AddText(record.index, absl::string_view(record.payload).substr(skipped_bytes), skipped_bytes);
+  }
+  std::vector<int32_t> ids(record.payload.size() / sizeof(int32_t));
+  if (!ids.empty()) std::memcpy(ids.data(), record.payload.data(), record.payload.size());
+  return AddTokens(record.index, ids);
 }
 
 absl::StatusOr<std::vector<int32_t>> TokenFeed::WaitingTokens() const {

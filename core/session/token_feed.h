@@ -16,6 +16,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "core/model/tokenizer.h"
+#include "core/storage/records.h"
 
 namespace mnemosyne {
 
@@ -37,6 +38,8 @@ class TokenFeed {
                                                int64_t skipped_bytes = 0);
   // Token ids end the text before them: its tokens come first.
   absl::StatusOr<std::vector<int32_t>> AddTokens(uint64_t record_index, absl::Span<const int32_t> ids);
+  // A record's content as one of the two; `skipped_bytes` of its text came before. DATA_LOSS: it has fewer.
+  absl::StatusOr<std::vector<int32_t>> AddRecord(const LogRecord& record, int64_t skipped_bytes = 0);
   // Tokens of the text that still waits, were it to end here.
   absl::StatusOr<std::vector<int32_t>> WaitingTokens() const;
 

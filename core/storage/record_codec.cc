@@ -1,11 +1,13 @@
 #include "core/storage/record_codec.h"
 
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/bytes.h"
 #include "core/base/checksum.h"
 #include "core/base/status_macros.h"
+#include "core/storage/branches.h"
 
 namespace mnemosyne {
 namespace {
@@ -16,8 +18,11 @@ enum class RecordKind : uint8_t {
   kLog = 3,
   kSnapshotHeader = 4,
   kSnapshotState = 5,
-  kNextSession = 6
+  kNextSession = 6,
+  kImport = 7
 };
+
+constexpr uint8_t VersionOf(RecordKind kind) { return kind == RecordKind::kSession ? kSessionVersion : kRecordVersion; }
 
 constexpr absl::string_view kFolderName = "mnemosyne data folder";
 constexpr size_t kChecksumBytes = 8;
@@ -42,7 +47,7 @@ uint64_t RecordChecksum(absl::string_view key, absl::string_view sealed) {
 
 ByteWriter BeginRecord(RecordKind kind, uint64_t epoch) {
   ByteWriter out;
-  out.U8(kRecordVersion);
+  out.U8(VersionOf(kind));
   out.U8(static_cast<uint8_t>(kind));
   out.U64(epoch);
   return out;
@@ -54,6 +59,7 @@ std::string Seal(absl::string_view key, ByteWriter record) {
 }
 
 struct OpenedRecord {
+  uint8_t version;
   uint64_t epoch;
   ByteReader body;
 };
@@ -69,9 +75,9 @@ absl::StatusOr<OpenedRecord> OpenRecord(RecordKind kind, absl::string_view key, 
   }
   ByteReader body(sealed);
   ASSIGN_OR_RETURN(uint8_t version, body.U8());
-  if (version > kRecordVersion) {
+  if (version > VersionOf(kind)) {
     return absl::FailedPreconditionError(
-        absl::StrCat("record version ", int{version}, "; this program reads up to ", int{kRecordVersion}));
+        absl::StrCat("record version ", int{version}, "; this program reads up to ", int{VersionOf(kind)}));
   }
   ASSIGN_OR_RETURN(uint8_t found_kind, body.U8());
   if (version == 0 || found_kind != static_cast<uint8_t>(kind)) {
@@ -79,7 +85,7 @@ absl::StatusOr<OpenedRecord> OpenRecord(RecordKind kind, absl::string_view key, 
                                             "; wanted kind ", static_cast<int>(kind)));
   }
   ASSIGN_OR_RETURN(uint64_t epoch, body.U64());
-  return OpenedRecord{epoch, body};
+  return OpenedRecord{version, epoch, body};
 }
 
 // Opens a record whose key tells its epoch too.
@@ -178,6 +184,108 @@ absl::StatusOr<uint64_t> DecodeNextSession(absl::string_view value) {
   return number;
 }
 
+std::string ImportKey(uint64_t number) { return absl::StrCat(kImportKeyPrefix, SessionKey(number)); }
+
+std::string EncodeImport(uint64_t number) {
+  ByteWriter out = BeginRecord(RecordKind::kImport, 0);
+  out.U64(number);
+  return Seal(ImportKey(number), std::move(out));
+}
+
+absl::StatusOr<uint64_t> DecodeImport(absl::string_view key, absl::string_view value) {
+  ASSIGN_OR_RETURN(OpenedRecord record, OpenRecord(RecordKind::kImport, key, value));
+  ASSIGN_OR_RETURN(const uint64_t number, record.body.U64());
+  RETURN_IF_ERROR(record.body.ExpectEnd());
+  return number;
+}
+
+namespace {
+
+void WriteBranch(const BranchId& branch, ByteWriter& out) {
+  out.U64(branch.number);
+  out.U64(branch.epoch);
+}
+
+absl::StatusOr<BranchId> ReadBranch(ByteReader& in) {
+  BranchId branch;
+  ASSIGN_OR_RETURN(branch.number, in.U64());
+  ASSIGN_OR_RETURN(branch.epoch, in.U64());
+  return branch;
+}
+
+// Infinite is the largest there is.
+void WriteDuration(absl::Duration duration, ByteWriter& out) { out.I64(absl::ToInt64Nanoseconds(duration)); }
+
+absl::StatusOr<absl::Duration> ReadDuration(ByteReader& in) {
+  ASSIGN_OR_RETURN(const int64_t nanoseconds, in.I64());
+  if (nanoseconds == std::numeric_limits<int64_t>::max()) return absl::InfiniteDuration();
+  return absl::Nanoseconds(nanoseconds);
+}
+
+// What version 2 of a session's metadata added.
+void WriteSettingsAndLog(const SessionMetadata& metadata, ByteWriter& out) {
+  out.U8(static_cast<uint8_t>(metadata.settings.retention));
+  WriteDuration(metadata.settings.ttl, out);
+  WriteDuration(metadata.settings.idle_ttl, out);
+  out.I64(metadata.settings.max_backlog_tokens);
+  out.I64(metadata.settings.max_log_bytes);
+  out.U64(metadata.log_begin);
+  out.I64(metadata.earliest_offset);
+  out.I64(metadata.trimmed_bytes);
+  out.U32(static_cast<uint32_t>(metadata.extents.size()));
+  for (const LogExtent& extent : metadata.extents) {
+    WriteBranch(extent.branch, out);
+    out.U64(extent.first);
+    out.U64(extent.count);
+    out.I64(extent.offset_shift);
+  }
+  out.U64(metadata.own_first);
+  out.U32(static_cast<uint32_t>(metadata.snapshot_sources.size()));
+  for (const SnapshotSource& source : metadata.snapshot_sources) {
+    WriteBranch(source.branch, out);
+    out.I64(source.max_offset);
+  }
+}
+
+absl::Status ReadSettingsAndLog(ByteReader& in, SessionMetadata* metadata) {
+  ASSIGN_OR_RETURN(const uint8_t retention, in.U8());
+  metadata->settings.retention = static_cast<Retention>(retention);
+  if (metadata->settings.retention != Retention::kKeep && metadata->settings.retention != Retention::kTrim) {
+    return absl::DataLossError(absl::StrCat("retention ", int{retention}));
+  }
+  ASSIGN_OR_RETURN(metadata->settings.ttl, ReadDuration(in));
+  ASSIGN_OR_RETURN(metadata->settings.idle_ttl, ReadDuration(in));
+  ASSIGN_OR_RETURN(metadata->settings.max_backlog_tokens, in.I64());
+  ASSIGN_OR_RETURN(metadata->settings.max_log_bytes, in.I64());
+  ASSIGN_OR_RETURN(metadata->log_begin, in.U64());
+  ASSIGN_OR_RETURN(metadata->earliest_offset, in.I64());
+  ASSIGN_OR_RETURN(metadata->trimmed_bytes, in.I64());
+  ASSIGN_OR_RETURN(const uint32_t extent_count, in.U32());
+  for (uint32_t i = 0; i < extent_count; ++i) {
+    LogExtent extent;
+    ASSIGN_OR_RETURN(extent.branch, ReadBranch(in));
+    ASSIGN_OR_RETURN(extent.first, in.U64());
+    ASSIGN_OR_RETURN(extent.count, in.U64());
+    ASSIGN_OR_RETURN(extent.offset_shift, in.I64());
+    metadata->extents.push_back(extent);
+  }
+  ASSIGN_OR_RETURN(metadata->own_first, in.U64());
+  if (metadata->own_first != ExtentsEnd(*metadata)) {
+    return absl::DataLossError(absl::StrCat("its extents end at record ", ExtentsEnd(*metadata),
+                                            ", its own branch begins at ", metadata->own_first));
+  }
+  ASSIGN_OR_RETURN(const uint32_t source_count, in.U32());
+  for (uint32_t i = 0; i < source_count; ++i) {
+    SnapshotSource source;
+    ASSIGN_OR_RETURN(source.branch, ReadBranch(in));
+    ASSIGN_OR_RETURN(source.max_offset, in.I64());
+    metadata->snapshot_sources.push_back(source);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 std::string EncodeSession(const SessionMetadata& metadata) {
   ByteWriter out = BeginRecord(RecordKind::kSession, metadata.epoch);
   out.Sized(metadata.id);
@@ -191,6 +299,7 @@ std::string EncodeSession(const SessionMetadata& metadata) {
     out.Sized(name);
     out.Sized(value);
   }
+  WriteSettingsAndLog(metadata, out);
   return Seal(SessionKey(metadata.number), std::move(out));
 }
 
@@ -211,6 +320,7 @@ absl::StatusOr<SessionMetadata> DecodeSession(absl::string_view key, absl::strin
     ASSIGN_OR_RETURN(std::string name, ReadString(in));
     ASSIGN_OR_RETURN(metadata.labels[name], ReadString(in));
   }
+  if (record.version >= 2) RETURN_IF_ERROR(ReadSettingsAndLog(in, &metadata));
   RETURN_IF_ERROR(in.ExpectEnd());
   return metadata;
 }

@@ -13,14 +13,16 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "core/storage/storage.h"
+#include "core/storage/records.h"
 
 namespace mnemosyne {
 
 inline constexpr uint32_t kFolderFormat = 1;  // the format of the folder as a whole
 inline constexpr uint8_t kRecordVersion = 1;
+inline constexpr uint8_t kSessionVersion = 2;  // of a session's metadata; version 1 had neither settings nor extents
 inline constexpr absl::string_view kFormatKey = "format";
 inline constexpr absl::string_view kNextSessionKey = "next_session";
+inline constexpr absl::string_view kImportKeyPrefix = "import/";  // then the number of a session that is being imported
 
 // Keys order by number, epoch and index or offset. Headers of snapshots lie together, apart from the states.
 enum class SnapshotPart : uint8_t { kHeader = 0, kState = 1 };
@@ -41,6 +43,10 @@ absl::Status CheckFolderFormat(absl::string_view value);
 // Above the number of every session that was ever deleted.
 std::string EncodeNextSession(uint64_t number);
 absl::StatusOr<uint64_t> DecodeNextSession(absl::string_view value);
+
+std::string ImportKey(uint64_t number);
+std::string EncodeImport(uint64_t number);
+absl::StatusOr<uint64_t> DecodeImport(absl::string_view key, absl::string_view value);
 
 std::string EncodeSession(const SessionMetadata& metadata);
 absl::StatusOr<SessionMetadata> DecodeSession(absl::string_view key, absl::string_view value);

@@ -1,224 +1,237 @@
 #include "core/storage/storage.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "core/base/status_macros.h"
 #include "core/storage/data_folder.h"
+#include "core/storage/database.h"
 #include "core/storage/record_codec.h"
-#include "rocksdb/cache.h"
-#include "rocksdb/db.h"
-#include "rocksdb/table.h"
-#include "rocksdb/write_batch.h"
 
 namespace mnemosyne {
 namespace {
 
 constexpr int64_t kMaxStateBytes = int64_t{0xffffffff} - 64;  // RocksDB's largest value, less the record's own fields
+constexpr uint64_t kEndless = std::numeric_limits<uint64_t>::max();
 
-absl::string_view View(const rocksdb::Slice& slice) { return absl::string_view(slice.data(), slice.size()); }
-rocksdb::Slice Slice(absl::string_view view) { return rocksdb::Slice(view.data(), view.size()); }
-
-absl::Status Annotate(const absl::Status& status, absl::string_view name) {
-  return absl::Status(status.code(), absl::StrCat(name, ": ", status.message()));
+std::string LogName(const BranchId& branch, uint64_t index) {
+  return absl::StrCat("log record ", index, " of session number ", branch.number, ", epoch ", branch.epoch);
 }
 
-std::string LogName(uint64_t number, uint64_t epoch, uint64_t index) {
-  return absl::StrCat("log record ", index, " of session number ", number, ", epoch ", epoch);
+std::string SnapshotName(const SnapshotId& id) {
+  return absl::StrCat("snapshot at offset ", id.offset, " of session number ", id.branch.number, ", epoch ",
+                      id.branch.epoch);
 }
 
-std::string SnapshotName(uint64_t number, uint64_t epoch, int64_t offset) {
-  return absl::StrCat("snapshot at offset ", offset, " of session number ", number, ", epoch ", epoch);
+std::string HeaderKey(const SnapshotId& id) {
+  return SnapshotKey(id.branch.number, id.branch.epoch, SnapshotPart::kHeader, id.offset);
 }
 
-rocksdb::DBOptions DatabaseOptions() {
-  rocksdb::DBOptions options;
-  options.create_if_missing = true;
-  options.create_missing_column_families = true;
-  options.paranoid_checks = true;
-  // A record cut short at the log's very end was never acknowledged; anything else that is wrong refuses the folder.
-  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
-  options.max_bgerror_resume_count = 0;  // a write that failed is final until the folder is opened again
-  options.max_total_wal_size = 64 << 20;
-  options.db_write_buffer_size = 48 << 20;
-  options.max_background_jobs = 2;
-  options.max_open_files = 512;
-  options.max_log_file_size = 1 << 20;
-  options.keep_log_file_num = 2;
-  options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
-  return options;
+std::string StateKey(const SnapshotId& id) {
+  return SnapshotKey(id.branch.number, id.branch.epoch, SnapshotPart::kState, id.offset);
 }
 
-rocksdb::ColumnFamilyOptions FamilyOptions(const std::string& name, const std::shared_ptr<rocksdb::Cache>& cache) {
-  rocksdb::ColumnFamilyOptions options;
-  options.write_buffer_size = 16 << 20;
-  options.compression = rocksdb::kNoCompression;
-  rocksdb::BlockBasedTableOptions table;
-  table.block_cache = cache;
-  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
-  if (name == kSnapshotsFamily) {
-    options.enable_blob_files = true;
-    options.min_blob_size = 4096;  // headers stay in the tree
-    options.blob_file_size = 64 << 20;
-    options.enable_blob_garbage_collection = true;
-    options.blob_garbage_collection_age_cutoff = 0.5;
-    options.blob_garbage_collection_force_threshold = 0.5;
+std::string BranchBegin(const BranchId& branch) { return EpochKey(branch.number, branch.epoch); }
+
+std::string BranchEnd(const BranchId& branch) {
+  return branch.epoch == kEndless ? SessionKey(branch.number + 1) : EpochKey(branch.number, branch.epoch + 1);
+}
+
+void DropBranch(const Database& database, const BranchId& branch, rocksdb::WriteBatch* batch) {
+  for (rocksdb::ColumnFamilyHandle* family : {database.log(), database.snapshots()}) {
+    batch->DeleteRange(family, BranchBegin(branch), BranchEnd(branch));
   }
-  return options;
+}
+
+// Deletes all of the branch that is not kept.
+void DropRest(const Database& database, const KeptOfBranch& kept, rocksdb::WriteBatch* batch) {
+  const BranchId& branch = kept.branch;
+  const auto key = [&](uint64_t index) { return LogKey(branch.number, branch.epoch, index); };
+  uint64_t from = 0;
+  for (const auto& [first, end] : kept.records) {
+    if (from < first) batch->DeleteRange(database.log(), key(from), key(first));
+    from = end;
+  }
+  if (from < kEndless) batch->DeleteRange(database.log(), key(from), BranchEnd(branch));
+  if (kept.max_snapshot_offset == std::numeric_limits<int64_t>::max()) return;
+  for (const SnapshotPart part : {SnapshotPart::kHeader, SnapshotPart::kState}) {
+    batch->DeleteRange(database.snapshots(),
+                       SnapshotKey(branch.number, branch.epoch, part, kept.max_snapshot_offset + 1),
+                       part == SnapshotPart::kHeader ? SnapshotKey(branch.number, branch.epoch, SnapshotPart::kState, 0)
+                                                     : BranchEnd(branch));
+  }
+}
+
+absl::StatusOr<uint64_t> FirstUnusedNumber(Database& database) {
+  uint64_t next = 1;
+  std::unique_ptr<rocksdb::Iterator> last = database.Range(database.sessions(), nullptr, nullptr);
+  last->SeekToLast();
+  RETURN_IF_ERROR(FromRocksDb(last->status(), "last session"));
+  if (last->Valid()) {
+    ASSIGN_OR_RETURN(const uint64_t number, ParseSessionKey(View(last->key())));
+    next = number + 1;
+  }
+  const std::string name = "the next session's number";
+  const absl::StatusOr<std::string> stored = database.Get(database.db().DefaultColumnFamily(), kNextSessionKey, name);
+  if (absl::IsNotFound(stored.status())) return next;
+  RETURN_IF_ERROR(stored.status());
+  const absl::StatusOr<uint64_t> number = DecodeNextSession(*stored);
+  if (!number.ok()) return Annotate(number.status(), name);
+  return std::max(next, *number);
+}
+
+// Imports that a crash cut short.
+absl::Status DropUnfinishedImports(Database& database) {
+  rocksdb::WriteBatch batch;
+  const rocksdb::Slice begin = Slice(kImportKeyPrefix);
+  std::unique_ptr<rocksdb::Iterator> it = database.Range(database.db().DefaultColumnFamily(), &begin, nullptr);
+  for (it->SeekToFirst(); it->Valid() && it->key().starts_with(begin); it->Next()) {
+    const absl::StatusOr<uint64_t> number = DecodeImport(View(it->key()), View(it->value()));
+    if (!number.ok()) return Annotate(number.status(), "an unfinished import");
+    DropBranch(database, {*number, 1}, &batch);
+    batch.Delete(it->key());
+  }
+  RETURN_IF_ERROR(FromRocksDb(it->status(), "unfinished imports"));
+  return batch.Count() == 0 ? absl::OkStatus() : database.Write(&batch);
 }
 
 }  // namespace
 
-struct Storage::Database {
-  std::unique_ptr<rocksdb::DB> db;
-  std::vector<rocksdb::ColumnFamilyHandle*> handles;  // destroyed before db
-  rocksdb::ColumnFamilyHandle* sessions = nullptr;
-  rocksdb::ColumnFamilyHandle* log = nullptr;
-  rocksdb::ColumnFamilyHandle* snapshots = nullptr;
-  bool sync_writes = true;
+// ---- LogReader
 
-  absl::Mutex mutex;
-  absl::Status write_failure ABSL_GUARDED_BY(mutex);  // the first; refuses every write after it
+struct LogReader::Cursor {
+  std::shared_ptr<Database> database;
+  const rocksdb::Snapshot* view = nullptr;
+  std::vector<LogExtent> extents;  // what is to be read; the own branch's, without an end, last
+  size_t extent = 0;               // that is being read
+  uint64_t index = 0;              // of the next record, in the session's log
+  uint64_t in_branch = 0;          // and in its branch
+  std::string begin, end;          // bounds of `it`
+  rocksdb::Slice begin_slice, end_slice;
+  std::unique_ptr<rocksdb::Iterator> it;
 
-  ~Database() {
-    for (rocksdb::ColumnFamilyHandle* handle : handles) db->DestroyColumnFamilyHandle(handle);
-  }
-
-  absl::Status Write(rocksdb::WriteBatch* batch) {
-    {
-      absl::MutexLock lock(&mutex);
-      if (!write_failure.ok()) return write_failure;
-    }
-    rocksdb::WriteOptions options;
-    options.sync = sync_writes;
-    const rocksdb::Status status = db->Write(options, batch);
-    if (status.ok()) return absl::OkStatus();
-    absl::MutexLock lock(&mutex);
-    if (write_failure.ok()) {
-      write_failure = absl::UnavailableError(
-          absl::StrCat("storage takes no writes until it is opened again, since one failed: ", status.ToString()));
-    }
-    return write_failure;
-  }
-
-  // Puts the marker into a new folder; checks it in any other.
-  absl::Status CheckMarker(const std::string& path) {
-    std::string marker;
-    const rocksdb::Slice key = Slice(kFormatKey);
-    const rocksdb::Status status = db->Get(rocksdb::ReadOptions(), key, &marker);
-    if (status.ok()) {
-      const absl::Status checked = CheckFolderFormat(marker);
-      return checked.ok() ? checked : Annotate(checked, absl::StrCat("data folder '", path, "'"));
-    }
-    if (!status.IsNotFound()) return FromRocksDb(status, absl::StrCat("data folder '", path, "'"));
-    for (rocksdb::ColumnFamilyHandle* handle : handles) {
-      std::unique_ptr<rocksdb::Iterator> it(db->NewIterator(rocksdb::ReadOptions(), handle));
-      it->SeekToFirst();
-      RETURN_IF_ERROR(FromRocksDb(it->status(), absl::StrCat("data folder '", path, "'")));
-      if (it->Valid()) {
-        return absl::FailedPreconditionError(absl::StrCat("'", path, "' is no data folder: it has data but no marker"));
-      }
-    }
-    rocksdb::WriteBatch batch;
-    batch.Put(key, EncodeFolderFormat(kFolderFormat));
-    return Write(&batch);
-  }
-
-  // Iterates over [begin, end) of one family; the bounds must outlive the iterator.
-  std::unique_ptr<rocksdb::Iterator> Range(rocksdb::ColumnFamilyHandle* family, const rocksdb::Slice* begin,
-                                           const rocksdb::Slice* end) {
-    rocksdb::ReadOptions options;
-    options.iterate_lower_bound = begin;
-    options.iterate_upper_bound = end;
-    options.fill_cache = false;
-    return std::unique_ptr<rocksdb::Iterator>(db->NewIterator(options, family));
+  ~Cursor() {
+    it = nullptr;
+    if (view != nullptr) database->db().ReleaseSnapshot(view);
   }
 };
 
-Storage::Storage(std::unique_ptr<Database> database) : database_(std::move(database)) {}
+LogReader::LogReader(std::unique_ptr<Cursor> cursor) : cursor_(std::move(cursor)) {}
+LogReader::~LogReader() = default;
+
+absl::StatusOr<std::optional<LogRecord>> LogReader::Next() {
+  Cursor& at = *cursor_;
+  while (at.extent < at.extents.size()) {
+    const LogExtent& extent = at.extents[at.extent];
+    const bool is_own = extent.count == kEndless;
+    if (at.it == nullptr) {
+      at.in_branch = extent.first;
+      at.begin = LogKey(extent.branch.number, extent.branch.epoch, extent.first);
+      at.end = is_own ? BranchEnd(extent.branch)
+                      : LogKey(extent.branch.number, extent.branch.epoch, extent.first + extent.count);
+      at.begin_slice = at.begin;
+      at.end_slice = at.end;
+      at.it = at.database->Range(at.database->log(), &at.begin_slice, &at.end_slice, at.view);
+      at.it->SeekToFirst();
+    } else {
+      at.it->Next();
+    }
+    const std::string name = LogName(extent.branch, at.in_branch);
+    RETURN_IF_ERROR(FromRocksDb(at.it->status(), name));
+    if (!at.it->Valid()) {
+      if (!is_own && at.in_branch != extent.first + extent.count) {
+        return absl::DataLossError(absl::StrCat(name, " is missing"));
+      }
+      at.it = nullptr;
+      at.extent += 1;
+      continue;
+    }
+    const absl::StatusOr<uint64_t> found = ParseLogIndex(View(at.it->key()));
+    if (!found.ok()) return Annotate(found.status(), name);
+    if (*found != at.in_branch) {
+      return absl::DataLossError(absl::StrCat(name, " is missing; the next is ", *found));
+    }
+    absl::StatusOr<LogRecord> record = DecodeLogRecord(View(at.it->key()), View(at.it->value()));
+    if (!record.ok()) return Annotate(record.status(), name);
+    at.in_branch += 1;
+    record->index = at.index++;
+    if (record->first_offset >= 0) record->first_offset -= extent.offset_shift;
+    return std::optional<LogRecord>(*std::move(record));
+  }
+  return std::optional<LogRecord>();
+}
+
+// ---- Storage
+
+Storage::Storage(const Options& options, std::shared_ptr<Database> database)
+    : options_(options), database_(std::move(database)) {}
 Storage::~Storage() = default;
 
 absl::StatusOr<std::unique_ptr<Storage>> Storage::Open(const Options& options) {
-  ASSIGN_OR_RETURN(std::vector<std::string> families, PrepareDataFolder(options.path));
-  for (absl::string_view family : {absl::string_view("default"), kSessionsFamily, kLogFamily, kSnapshotsFamily}) {
-    if (std::find(families.begin(), families.end(), family) == families.end()) families.emplace_back(family);
-  }
-  const std::shared_ptr<rocksdb::Cache> cache = rocksdb::NewLRUCache(32 << 20);
-  std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
-  descriptors.reserve(families.size());
-  for (const std::string& family : families) descriptors.emplace_back(family, FamilyOptions(family, cache));
-
-  auto database = std::make_unique<Database>();
-  database->sync_writes = options.sync_writes;
-  rocksdb::DB* db = nullptr;
-  const rocksdb::Status opened =
-      rocksdb::DB::Open(DatabaseOptions(), options.path, descriptors, &database->handles, &db);
-  RETURN_IF_ERROR(FromRocksDb(opened, absl::StrCat("data folder '", options.path, "'")));
-  database->db.reset(db);
-  for (rocksdb::ColumnFamilyHandle* handle : database->handles) {
-    if (handle->GetName() == kSessionsFamily) database->sessions = handle;
-    if (handle->GetName() == kLogFamily) database->log = handle;
-    if (handle->GetName() == kSnapshotsFamily) database->snapshots = handle;
-  }
-  RETURN_IF_ERROR(database->CheckMarker(options.path));
-
-  std::unique_ptr<rocksdb::Iterator> last(db->NewIterator(rocksdb::ReadOptions(), database->sessions));
-  last->SeekToLast();
-  RETURN_IF_ERROR(FromRocksDb(last->status(), "last session"));
-  uint64_t next_number = 1;
-  if (last->Valid()) {
-    ASSIGN_OR_RETURN(uint64_t last_number, ParseSessionKey(View(last->key())));
-    next_number = last_number + 1;
-  }
-  last.reset();
-  std::string stored;
-  const rocksdb::Status found = db->Get(rocksdb::ReadOptions(), Slice(kNextSessionKey), &stored);
-  if (found.ok()) {
-    const absl::StatusOr<uint64_t> number = DecodeNextSession(stored);
-    if (!number.ok()) return Annotate(number.status(), "the next session's number");
-    next_number = std::max(next_number, *number);
-  } else if (!found.IsNotFound()) {
-    return FromRocksDb(found, "the next session's number");
-  }
-  std::unique_ptr<Storage> storage(new Storage(std::move(database)));
+  ASSIGN_OR_RETURN(std::shared_ptr<Database> database, Database::Open(options.path, options.sync_writes));
+  RETURN_IF_ERROR(DropUnfinishedImports(*database));
+  ASSIGN_OR_RETURN(const uint64_t next_number, FirstUnusedNumber(*database));
+  std::unique_ptr<Storage> storage(new Storage(options, std::move(database)));
   storage->next_session_number_ = next_number;
   return storage;
 }
 
+absl::StatusOr<std::shared_ptr<Database>> Storage::Use() const {
+  absl::MutexLock lock(&mutex_);
+  if (database_ == nullptr) return absl::UnavailableError("the data folder is being opened again; try again later");
+  return database_;
+}
+
+absl::Status Storage::Reopen() {
+  std::shared_ptr<Database> closing;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (database_ != nullptr && database_->write_failure().ok()) return absl::OkStatus();
+    closing = std::exchange(database_, nullptr);
+  }
+  if (closing != nullptr) {
+    // Calls that are on their way end soon; a reader may take longer, and is waited for the next time.
+    for (int i = 0; i < 1000 && closing.use_count() > 1; ++i) absl::SleepFor(absl::Milliseconds(1));
+    if (closing.use_count() > 1) {
+      absl::MutexLock lock(&mutex_);
+      database_ = std::move(closing);
+      return absl::UnavailableError("the data folder is being read; it cannot be opened again yet");
+    }
+    closing = nullptr;
+  }
+  absl::StatusOr<std::shared_ptr<Database>> opened = Database::Open(options_.path, options_.sync_writes);
+  RETURN_IF_ERROR(opened.status());
+  absl::MutexLock lock(&mutex_);
+  database_ = *std::move(opened);
+  return absl::OkStatus();
+}
+
 uint64_t Storage::NextSessionNumber() { return next_session_number_.fetch_add(1); }
 
-absl::Status Storage::PutSession(const SessionMetadata& metadata) {
+absl::Status Storage::Apply(const SessionChange& change) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
   rocksdb::WriteBatch batch;
-  batch.Put(database_->sessions, SessionKey(metadata.number), EncodeSession(metadata));
-  return database_->Write(&batch);
-}
-
-absl::Status Storage::PutSessionAndDropOtherEpochs(const SessionMetadata& metadata) {
-  rocksdb::WriteBatch batch;
-  batch.Put(database_->sessions, SessionKey(metadata.number), EncodeSession(metadata));
-  for (rocksdb::ColumnFamilyHandle* family : {database_->log, database_->snapshots}) {
-    batch.DeleteRange(family, EpochKey(metadata.number, 0), EpochKey(metadata.number, metadata.epoch));
-    batch.DeleteRange(family, EpochKey(metadata.number, metadata.epoch + 1), SessionKey(metadata.number + 1));
+  if (change.new_branch) DropBranch(*database, *change.new_branch, &batch);
+  if (change.put) batch.Put(database->sessions(), SessionKey(change.put->number), EncodeSession(*change.put));
+  if (change.deleted) {
+    batch.Delete(database->sessions(), SessionKey(*change.deleted));
+    batch.Put(Slice(kNextSessionKey), EncodeNextSession(next_session_number_));
   }
-  return database_->Write(&batch);
-}
-
-absl::Status Storage::DeleteSession(uint64_t number) {
-  rocksdb::WriteBatch batch;
-  batch.Delete(database_->sessions, SessionKey(number));
-  batch.Put(Slice(kNextSessionKey), EncodeNextSession(next_session_number_));
-  for (rocksdb::ColumnFamilyHandle* family : {database_->log, database_->snapshots}) {
-    batch.DeleteRange(family, SessionKey(number), SessionKey(number + 1));
+  for (const LogRecord& record : change.records) {
+    batch.Put(database->log(), LogKey(record.session_number, record.epoch, record.index), EncodeLogRecord(record));
   }
-  return database_->Write(&batch);
+  for (const KeptOfBranch& kept : change.kept) DropRest(*database, kept, &batch);
+  if (change.finished_import) batch.Delete(Slice(ImportKey(*change.finished_import)));
+  return database->Write(&batch);
 }
 
 absl::StatusOr<std::vector<SessionMetadata>> Storage::LoadSessions() {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
   std::vector<SessionMetadata> sessions;
-  std::unique_ptr<rocksdb::Iterator> it = database_->Range(database_->sessions, nullptr, nullptr);
+  std::unique_ptr<rocksdb::Iterator> it = database->Range(database->sessions(), nullptr, nullptr);
   for (it->SeekToFirst(); it->Valid(); it->Next()) {
     const absl::StatusOr<uint64_t> number = ParseSessionKey(View(it->key()));
     if (!number.ok()) return Annotate(number.status(), "sessions' metadata");
@@ -231,127 +244,192 @@ absl::StatusOr<std::vector<SessionMetadata>> Storage::LoadSessions() {
 }
 
 absl::Status Storage::AppendLog(absl::Span<const LogRecord> records) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
   rocksdb::WriteBatch batch;
   for (const LogRecord& record : records) {
-    batch.Put(database_->log, LogKey(record.session_number, record.epoch, record.index), EncodeLogRecord(record));
+    batch.Put(database->log(), LogKey(record.session_number, record.epoch, record.index), EncodeLogRecord(record));
   }
-  return database_->Write(&batch);
+  return database->Write(&batch);
 }
 
-absl::Status Storage::ReadLog(uint64_t number, uint64_t epoch, uint64_t from_index,
-                              absl::FunctionRef<absl::Status(const LogRecord&)> visit) {
-  const std::string begin = LogKey(number, epoch, from_index), end = EpochKey(number, epoch + 1);
-  const rocksdb::Slice begin_slice(begin), end_slice(end);
-  std::unique_ptr<rocksdb::Iterator> it = database_->Range(database_->log, &begin_slice, &end_slice);
-  uint64_t expected = from_index;
-  for (it->SeekToFirst(); it->Valid(); it->Next(), ++expected) {
-    const absl::StatusOr<uint64_t> index = ParseLogIndex(View(it->key()));
-    if (!index.ok()) return Annotate(index.status(), LogName(number, epoch, expected));
-    if (*index != expected) {
-      return absl::DataLossError(absl::StrCat(LogName(number, epoch, expected), " is missing; the next is ", *index));
-    }
-    const absl::StatusOr<LogRecord> record = DecodeLogRecord(View(it->key()), View(it->value()));
-    if (!record.ok()) return Annotate(record.status(), LogName(number, epoch, expected));
-    RETURN_IF_ERROR(visit(*record));
-  }
-  return FromRocksDb(it->status(), LogName(number, epoch, expected));
+absl::StatusOr<std::unique_ptr<LogReader>> Storage::ReadLog(const SessionMetadata& session, uint64_t from_index) {
+  auto cursor = std::make_unique<LogReader::Cursor>();
+  ASSIGN_OR_RETURN(cursor->database, Use());
+  const uint64_t end = ExtentsEnd(session);
+  cursor->index = std::max(from_index, session.log_begin);
+  if (cursor->index < end) cursor->extents = LogExtents(session, cursor->index, end);
+  cursor->extents.push_back({session.own_branch(), std::max(cursor->index, end), kEndless, 0});
+  cursor->view = cursor->database->db().GetSnapshot();
+  return std::unique_ptr<LogReader>(new LogReader(std::move(cursor)));
 }
 
-absl::StatusOr<std::optional<LogRecord>> Storage::LastLogRecord(uint64_t number, uint64_t epoch) {
-  const std::string begin = EpochKey(number, epoch), end = EpochKey(number, epoch + 1);
-  const rocksdb::Slice begin_slice(begin), end_slice(end);
-  std::unique_ptr<rocksdb::Iterator> it = database_->Range(database_->log, &begin_slice, &end_slice);
-  it->SeekToLast();
-  const std::string name = absl::StrCat("last log record of session number ", number, ", epoch ", epoch);
-  RETURN_IF_ERROR(FromRocksDb(it->status(), name));
-  if (!it->Valid()) return std::nullopt;
-  absl::StatusOr<LogRecord> record = DecodeLogRecord(View(it->key()), View(it->value()));
+absl::StatusOr<LogRecord> Storage::ReadLogRecord(const SessionMetadata& session, uint64_t index) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
+  if (index < session.log_begin) {
+    return absl::FailedPreconditionError(absl::StrCat("log record ", index, " of session '", session.id,
+                                                      "' was trimmed; the first is ", session.log_begin));
+  }
+  const LogExtent at = LogExtents(session, index, index + 1).at(0);
+  const std::string name = LogName(at.branch, at.first), key = LogKey(at.branch.number, at.branch.epoch, at.first);
+  const absl::StatusOr<std::string> value = database->Get(database->log(), key, name);
+  if (absl::IsNotFound(value.status())) return absl::DataLossError(absl::StrCat(name, " is missing"));
+  RETURN_IF_ERROR(value.status());
+  absl::StatusOr<LogRecord> record = DecodeLogRecord(key, *value);
   if (!record.ok()) return Annotate(record.status(), name);
-  return *std::move(record);
+  record->index = index;
+  if (record->first_offset >= 0) record->first_offset -= at.offset_shift;
+  return record;
 }
 
-int64_t Storage::LogBytes(uint64_t number) {
-  const std::string begin = SessionKey(number), end = SessionKey(number + 1);
-  const rocksdb::Range range(begin, end);
+absl::StatusOr<std::optional<LogRecord>> Storage::LastLogRecord(const SessionMetadata& session) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
+  const BranchId own = session.own_branch();
+  const std::string begin = LogKey(own.number, own.epoch, session.own_first), end = BranchEnd(own);
+  const rocksdb::Slice begin_slice(begin), end_slice(end);
+  std::unique_ptr<rocksdb::Iterator> it = database->Range(database->log(), &begin_slice, &end_slice);
+  it->SeekToLast();
+  const std::string name = absl::StrCat("last log record of session number ", own.number, ", epoch ", own.epoch);
+  RETURN_IF_ERROR(FromRocksDb(it->status(), name));
+  if (it->Valid()) {
+    absl::StatusOr<LogRecord> record = DecodeLogRecord(View(it->key()), View(it->value()));
+    if (!record.ok()) return Annotate(record.status(), name);
+    return std::optional<LogRecord>(*std::move(record));
+  }
+  if (session.extents.empty()) return std::optional<LogRecord>();
+  ASSIGN_OR_RETURN(LogRecord record, ReadLogRecord(session, session.own_first - 1));
+  return std::optional<LogRecord>(std::move(record));
+}
+
+int64_t Storage::LogBytes(const SessionMetadata& session) {
+  const absl::StatusOr<std::shared_ptr<Database>> database = Use();
+  if (!database.ok()) return 0;
+  std::vector<std::pair<std::string, std::string>> keys;
+  for (const LogExtent& extent : session.extents) {
+    const auto key = [&](uint64_t index) { return LogKey(extent.branch.number, extent.branch.epoch, index); };
+    keys.emplace_back(key(extent.first), key(extent.first + extent.count));
+  }
+  const BranchId own = session.own_branch();
+  keys.emplace_back(LogKey(own.number, own.epoch, session.own_first), BranchEnd(own));
+  std::vector<rocksdb::Range> ranges;
+  for (const auto& [begin, end] : keys) ranges.emplace_back(begin, end);
   rocksdb::SizeApproximationOptions options;
   options.include_memtables = true;
   options.include_files = true;
-  uint64_t bytes = 0;
-  return database_->db->GetApproximateSizes(options, database_->log, &range, 1, &bytes).ok()
-             ? static_cast<int64_t>(bytes)
-             : 0;
+  std::vector<uint64_t> bytes(ranges.size());
+  const rocksdb::Status status = (*database)->db().GetApproximateSizes(options, (*database)->log(), ranges.data(),
+                                                                       static_cast<int>(ranges.size()), bytes.data());
+  int64_t sum = 0;
+  if (status.ok()) {
+    for (const uint64_t one : bytes) sum += static_cast<int64_t>(one);
+  }
+  return sum;
 }
 
 absl::Status Storage::PutSnapshot(const SnapshotHeader& header, absl::string_view state) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
+  const SnapshotId id = {{header.session_number, header.epoch}, header.offset};
   if (state.size() > kMaxStateBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(SnapshotName(header.session_number, header.epoch, header.offset),
-                                                   ": ", state.size(), " bytes; the maximum is ", kMaxStateBytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat(SnapshotName(id), ": ", state.size(), " bytes; the maximum is ", kMaxStateBytes));
   }
   SnapshotHeader sized = header;
   sized.state_bytes = static_cast<int64_t>(state.size());
-  const auto key = [&](SnapshotPart part) {
-    return SnapshotKey(header.session_number, header.epoch, part, header.offset);
-  };
   rocksdb::WriteBatch batch;
-  batch.Put(database_->snapshots, key(SnapshotPart::kHeader), EncodeSnapshotHeader(sized));
-  batch.Put(database_->snapshots, key(SnapshotPart::kState), EncodeSnapshotState(sized, state));
-  return database_->Write(&batch);
+  batch.Put(database->snapshots(), HeaderKey(id), EncodeSnapshotHeader(sized));
+  batch.Put(database->snapshots(), StateKey(id), EncodeSnapshotState(sized, state));
+  return database->Write(&batch);
 }
 
-absl::Status Storage::DeleteSnapshot(uint64_t number, uint64_t epoch, int64_t offset) {
+absl::Status Storage::DeleteSnapshots(absl::Span<const SnapshotId> snapshots) {
+  if (snapshots.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
   rocksdb::WriteBatch batch;
-  batch.Delete(database_->snapshots, SnapshotKey(number, epoch, SnapshotPart::kHeader, offset));
-  batch.Delete(database_->snapshots, SnapshotKey(number, epoch, SnapshotPart::kState, offset));
-  return database_->Write(&batch);
-}
-
-absl::StatusOr<std::vector<int64_t>> Storage::ListSnapshots(uint64_t number, uint64_t epoch) {
-  const std::string begin = SnapshotKey(number, epoch, SnapshotPart::kHeader, 0);
-  const std::string end = SnapshotKey(number, epoch, SnapshotPart::kState, 0);
-  const rocksdb::Slice begin_slice(begin), end_slice(end);
-  const std::string name = absl::StrCat("snapshots of session number ", number, ", epoch ", epoch);
-  std::vector<int64_t> offsets;
-  std::unique_ptr<rocksdb::Iterator> it = database_->Range(database_->snapshots, &begin_slice, &end_slice);
-  for (it->SeekToLast(); it->Valid(); it->Prev()) {
-    const absl::StatusOr<int64_t> offset = ParseSnapshotOffset(View(it->key()));
-    if (!offset.ok()) return Annotate(offset.status(), name);
-    offsets.push_back(*offset);
+  for (const SnapshotId& id : snapshots) {
+    batch.Delete(database->snapshots(), HeaderKey(id));
+    batch.Delete(database->snapshots(), StateKey(id));
   }
-  RETURN_IF_ERROR(FromRocksDb(it->status(), name));
-  return offsets;
+  return database->Write(&batch);
 }
 
-absl::StatusOr<SnapshotHeader> Storage::ReadSnapshotHeader(uint64_t number, uint64_t epoch, int64_t offset) {
-  const std::string name = SnapshotName(number, epoch, offset);
-  const std::string key = SnapshotKey(number, epoch, SnapshotPart::kHeader, offset);
-  rocksdb::PinnableSlice value;
-  const rocksdb::Status status = database_->db->Get(rocksdb::ReadOptions(), database_->snapshots, key, &value);
-  if (status.IsNotFound()) return absl::NotFoundError(name);
-  RETURN_IF_ERROR(FromRocksDb(status, name));
-  absl::StatusOr<SnapshotHeader> header = DecodeSnapshotHeader(key, View(value));
+absl::StatusOr<std::vector<SnapshotId>> Storage::ListSnapshots(const SessionMetadata& session) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
+  std::vector<SnapshotSource> sources = {{session.own_branch(), std::numeric_limits<int64_t>::max() - 1}};
+  sources.insert(sources.end(), session.snapshot_sources.begin(), session.snapshot_sources.end());
+  std::vector<SnapshotId> snapshots;
+  for (const auto& [branch, max_offset] : sources) {
+    const std::string begin = HeaderKey({branch, 0}), end = HeaderKey({branch, max_offset + 1});
+    const rocksdb::Slice begin_slice(begin), end_slice(end);
+    const std::string name = absl::StrCat("snapshots of session number ", branch.number, ", epoch ", branch.epoch);
+    std::unique_ptr<rocksdb::Iterator> it = database->Range(database->snapshots(), &begin_slice, &end_slice);
+    for (it->SeekToLast(); it->Valid(); it->Prev()) {
+      const absl::StatusOr<int64_t> offset = ParseSnapshotOffset(View(it->key()));
+      if (!offset.ok()) return Annotate(offset.status(), name);
+      snapshots.push_back({branch, *offset});
+    }
+    RETURN_IF_ERROR(FromRocksDb(it->status(), name));
+  }
+  std::stable_sort(snapshots.begin(), snapshots.end(),
+                   [](const SnapshotId& a, const SnapshotId& b) { return a.offset > b.offset; });
+  return snapshots;
+}
+
+absl::StatusOr<SnapshotHeader> Storage::ReadSnapshotHeader(const SnapshotId& id) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
+  const std::string name = SnapshotName(id), key = HeaderKey(id);
+  ASSIGN_OR_RETURN(const std::string value, database->Get(database->snapshots(), key, name));
+  absl::StatusOr<SnapshotHeader> header = DecodeSnapshotHeader(key, value);
   if (!header.ok()) return Annotate(header.status(), name);
   return header;
 }
 
-absl::StatusOr<Snapshot> Storage::ReadSnapshot(uint64_t number, uint64_t epoch, int64_t offset) {
-  const std::string name = SnapshotName(number, epoch, offset);
-  const std::string header_key = SnapshotKey(number, epoch, SnapshotPart::kHeader, offset);
-  const std::string state_key = SnapshotKey(number, epoch, SnapshotPart::kState, offset);
-  rocksdb::ReadOptions options;
-  options.fill_cache = false;
-  rocksdb::PinnableSlice header_value, state_value;
-  const rocksdb::Status header_status = database_->db->Get(options, database_->snapshots, header_key, &header_value);
-  const rocksdb::Status state_status = database_->db->Get(options, database_->snapshots, state_key, &state_value);
-  if (header_status.IsNotFound() && state_status.IsNotFound()) return absl::NotFoundError(name);
-  if (header_status.IsNotFound()) return absl::DataLossError(absl::StrCat(name, ": its header is missing"));
-  if (state_status.IsNotFound()) return absl::DataLossError(absl::StrCat(name, ": its state is missing"));
-  RETURN_IF_ERROR(FromRocksDb(header_status, name));
-  RETURN_IF_ERROR(FromRocksDb(state_status, name));
-  absl::StatusOr<SnapshotHeader> header = DecodeSnapshotHeader(header_key, View(header_value));
-  if (!header.ok()) return Annotate(header.status(), name);
-  const absl::StatusOr<absl::string_view> state = DecodeSnapshotState(*header, state_key, View(state_value));
+absl::StatusOr<Snapshot> Storage::ReadSnapshot(const SnapshotId& id) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
+  const std::string name = SnapshotName(id), state_key = StateKey(id);
+  absl::StatusOr<SnapshotHeader> header = ReadSnapshotHeader(id);
+  absl::StatusOr<std::string> value = database->Get(database->snapshots(), state_key, name);
+  const bool has_header = !absl::IsNotFound(header.status()), has_state = !absl::IsNotFound(value.status());
+  if (!has_header && !has_state) return absl::NotFoundError(name);
+  if (!has_header) return absl::DataLossError(absl::StrCat(name, ": its header is missing"));
+  if (!has_state) return absl::DataLossError(absl::StrCat(name, ": its state is missing"));
+  RETURN_IF_ERROR(header.status());
+  RETURN_IF_ERROR(value.status());
+  const absl::StatusOr<absl::string_view> state = DecodeSnapshotState(*header, state_key, *value);
   if (!state.ok()) return Annotate(state.status(), name);
   return Snapshot{*std::move(header), std::string(*state)};
+}
+
+absl::Status Storage::BeginImport(uint64_t number) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
+  rocksdb::WriteBatch batch;
+  DropBranch(*database, {number, 1}, &batch);
+  batch.Put(Slice(ImportKey(number)), EncodeImport(number));
+  batch.Put(Slice(kNextSessionKey), EncodeNextSession(next_session_number_));
+  return database->Write(&batch);
+}
+
+absl::Status Storage::AbandonImport(uint64_t number) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
+  rocksdb::WriteBatch batch;
+  DropBranch(*database, {number, 1}, &batch);
+  batch.Delete(Slice(ImportKey(number)));
+  return database->Write(&batch);
+}
+
+absl::Status Storage::Flush() {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
+  return database->Flush();
+}
+
+absl::Status Storage::Scrub(absl::Span<const uint64_t> numbers) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
+  RETURN_IF_ERROR(database->Flush());  // the write-ahead log has them too
+  for (const uint64_t number : numbers) {
+    const std::string begin = SessionKey(number), end = SessionKey(number + 1);
+    const rocksdb::Slice begin_slice(begin), end_slice(end);
+    RETURN_IF_ERROR(database->Rewrite(database->log(), &begin_slice, &end_slice));
+  }
+  // States of many sessions share a blob file, which goes when none of them needs it.
+  return database->Rewrite(database->snapshots(), nullptr, nullptr);
 }
 
 }  // namespace mnemosyne

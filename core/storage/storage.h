@@ -11,62 +11,54 @@
 
 #include <atomic>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "core/storage/branches.h"
+#include "core/storage/records.h"
 
 namespace mnemosyne {
 
-struct SessionMetadata {
-  uint64_t number = 0;  // names the session in every key; from NextSessionNumber
-  uint64_t epoch = 1;   // counted up by a reset: log and snapshots belong to one epoch
-  std::string id;
-  std::string model;
-  std::string fingerprint;      // the model's
-  uint64_t first_sequence = 1;  // sequence number of the first append in this epoch
-  std::map<std::string, std::string> labels;
-  absl::Time create_time = absl::UnixEpoch();  // times are kept to the nanosecond
-  absl::Time update_time = absl::UnixEpoch();  // of this metadata
+// Writes that belong together: after a crash all of them are there, or none.
+struct SessionChange {
+  std::optional<SessionMetadata> put;
+  std::optional<uint64_t> deleted;          // a session's number
+  std::optional<BranchId> new_branch;       // whatever lies in it goes first
+  absl::Span<const LogRecord> records;      // to be added
+  absl::Span<const KeptOfBranch> kept;      // of branches that were let go of
+  std::optional<uint64_t> finished_import;  // of this session number
 };
 
-enum class LogContent : uint8_t { kText = 1, kTokenIds = 2 };
-
-struct LogRecord {
-  uint64_t session_number = 0;
-  uint64_t epoch = 1;
-  uint64_t index = 0;         // 0, 1, 2, ... in the epoch, without a gap
-  uint64_t sequence = 0;      // the writer's
-  int64_t first_offset = -1;  // token offset where its tokens begin; -1 when not known
-  absl::Time time = absl::UnixEpoch();
-  LogContent kind = LogContent::kText;
-  std::string payload;  // text as it came, or little-endian int32 token ids
+struct StorageBackup {
+  uint32_t id = 0;  // counted up in its folder
+  int64_t bytes = 0;
+  absl::Time time;
 };
 
-struct SnapshotHeader {
-  uint64_t session_number = 0;
-  uint64_t epoch = 1;
-  int64_t offset = 0;              // tokens in the state
-  std::string fingerprint;         // the model's
-  uint64_t replay_index = 0;       // first log record that is not wholly in the state
-  int64_t replay_skip_bytes = 0;   // payload bytes of that record that are in the state as whole pieces
-  int64_t replay_skip_tokens = 0;  // tokens after those bytes that are in the state
-  uint64_t next_sequence = 1;      // after the records before replay_index
-  int64_t accepted_bytes = 0;      // content bytes of the records before replay_index
-  int64_t state_bytes = 0;         // set by PutSnapshot
-};
+class Database;
 
-struct Snapshot {
-  SnapshotHeader header;
-  std::string state;
+// Reads a session's log in order, as it was when the reader was made, whatever is written meanwhile. Thread-compatible;
+// does not outlive its storage.
+class LogReader {
+ public:
+  ~LogReader();
+  // The next record, with its index in the session's log; nullopt after the last. DATA_LOSS: damaged, or missing.
+  absl::StatusOr<std::optional<LogRecord>> Next();
+
+ private:
+  friend class Storage;
+  struct Cursor;
+  explicit LogReader(std::unique_ptr<Cursor> cursor);
+  const std::unique_ptr<Cursor> cursor_;
 };
 
 class Storage {
@@ -83,36 +75,59 @@ class Storage {
 
   // Sessions.
   uint64_t NextSessionNumber();  // one that no session has or had
-  absl::Status PutSession(const SessionMetadata& metadata);
-  // Also drops the log and the snapshots of every other epoch: the end of a reset, or of one that a crash cut short.
-  absl::Status PutSessionAndDropOtherEpochs(const SessionMetadata& metadata);
-  absl::Status DeleteSession(uint64_t number);                  // with its log and its snapshots
+  absl::Status PutSession(const SessionMetadata& metadata) { return Apply({.put = metadata}); }
+  absl::Status Apply(const SessionChange& change);
   absl::StatusOr<std::vector<SessionMetadata>> LoadSessions();  // all, by number
 
   // Log.
   absl::Status AppendLog(absl::Span<const LogRecord> records);  // of any sessions; one batch, one fsync
-  // Calls `visit` with the records from `from_index` on, in order, and stops at its first error, which it returns.
-  // DATA_LOSS: a damaged record, or a gap.
-  absl::Status ReadLog(uint64_t number, uint64_t epoch, uint64_t from_index,
-                       absl::FunctionRef<absl::Status(const LogRecord&)> visit);
-  absl::StatusOr<std::optional<LogRecord>> LastLogRecord(uint64_t number, uint64_t epoch);
-  int64_t LogBytes(uint64_t number);  // on disk and in the write buffer, approximate
+  // Reads the session's log from the record `from_index` on.
+  absl::StatusOr<std::unique_ptr<LogReader>> ReadLog(const SessionMetadata& session, uint64_t from_index);
+  // DATA_LOSS: missing. FAILED_PRECONDITION: trimmed.
+  absl::StatusOr<LogRecord> ReadLogRecord(const SessionMetadata& session, uint64_t index);
+  absl::StatusOr<std::optional<LogRecord>> LastLogRecord(const SessionMetadata& session);
+  int64_t LogBytes(const SessionMetadata& session);  // on disk and in the write buffer, approximate
 
   // Snapshots.
   absl::Status PutSnapshot(const SnapshotHeader& header, absl::string_view state);
-  absl::Status DeleteSnapshot(uint64_t number, uint64_t epoch, int64_t offset);
-  // Offsets, newest first. Reads no record: ReadSnapshot tells which of them are good.
-  absl::StatusOr<std::vector<int64_t>> ListSnapshots(uint64_t number, uint64_t epoch);
-  absl::StatusOr<SnapshotHeader> ReadSnapshotHeader(uint64_t number, uint64_t epoch, int64_t offset);  // NOT_FOUND
+  absl::Status DeleteSnapshots(absl::Span<const SnapshotId> snapshots);
+  // Those of the session, newest first; of one offset, its own first. Reads no record: ReadSnapshot tells which of them
+  // are good.
+  absl::StatusOr<std::vector<SnapshotId>> ListSnapshots(const SessionMetadata& session);
+  absl::StatusOr<SnapshotHeader> ReadSnapshotHeader(const SnapshotId& id);  // NOT_FOUND
   // NOT_FOUND: there is none. DATA_LOSS: it is damaged, or half of it is missing.
-  absl::StatusOr<Snapshot> ReadSnapshot(uint64_t number, uint64_t epoch, int64_t offset);
+  absl::StatusOr<Snapshot> ReadSnapshot(const SnapshotId& id);
+
+  // Marks a session number as one that is being imported: until Apply says that it is finished, its branches are
+  // dropped when the folder is opened again.
+  absl::Status BeginImport(uint64_t number);
+  absl::Status AbandonImport(uint64_t number);
+
+  // The folder as a whole.
+  absl::Status Flush();  // everything into table files; the write-ahead log is empty then
+  // Rewrites the files that hold records of these sessions' branches, so that no file has a byte of what was deleted.
+  absl::Status Scrub(absl::Span<const uint64_t> numbers);
+
+  // Copies the folder as it is into `backup_path`, which holds any number of backups and shares between them what they
+  // have in common. Others may write meanwhile.
+  absl::StatusOr<StorageBackup> CreateBackup(const std::string& backup_path);
+  static absl::StatusOr<std::vector<StorageBackup>> ListBackups(const std::string& backup_path);  // oldest first
+  // Makes a data folder of a backup, 0: the newest. FAILED_PRECONDITION: there is something at `path`. NOT_FOUND: no
+  // such backup. DATA_LOSS: it is damaged.
+  static absl::Status RestoreBackup(const std::string& backup_path, uint32_t id, const std::string& path);
+
+  // After a write failed: closes the folder and opens it again, which tells what the disk holds, and takes writes
+  // again. OK without doing anything when none failed. While it runs, and after it failed, every call is UNAVAILABLE.
+  absl::Status Reopen();
 
  private:
-  struct Database;  // RocksDB, seen only by storage.cc
-  explicit Storage(std::unique_ptr<Database> database);
+  Storage(const Options& options, std::shared_ptr<Database> database);
+  absl::StatusOr<std::shared_ptr<Database>> Use() const;  // keeps it open
 
-  const std::unique_ptr<Database> database_;
+  const Options options_;
   std::atomic<uint64_t> next_session_number_{1};
+  mutable absl::Mutex mutex_;
+  std::shared_ptr<Database> database_ ABSL_GUARDED_BY(mutex_);  // null: being opened again
 };
 
 }  // namespace mnemosyne

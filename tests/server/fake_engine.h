@@ -45,7 +45,7 @@ class FakeEngine final : public Engine {
     absl::MutexLock lock(&mutex_);
     flush_failure_ = std::move(status);
   }
-  void SetRoom(int appends) {  // that many are taken, then RESOURCE_EXHAUSTED
+  void SetRoom(int appends) {  // that many are taken, then there is no room
     absl::MutexLock lock(&mutex_);
     room_ = appends;
   }
@@ -64,6 +64,10 @@ class FakeEngine final : public Engine {
   QueryOptions last_query() const {
     absl::MutexLock lock(&mutex_);
     return last_query_;
+  }
+  SessionSettings last_settings() const {
+    absl::MutexLock lock(&mutex_);
+    return last_settings_;
   }
   std::vector<Accepted> accepted() const {
     absl::MutexLock lock(&mutex_);
@@ -95,15 +99,25 @@ class FakeEngine final : public Engine {
   const std::vector<ModelInfo>& models() const override { return models_; }
   std::string blas() const override { return "none"; }
 
-  absl::StatusOr<SessionInfo> CreateSession(const std::string& id, const std::string& model,
-                                            const std::map<std::string, std::string>& labels) override {
+  absl::StatusOr<SessionInfo> CreateSession(const std::string& id, const SessionOptions& options) override {
     absl::MutexLock lock(&mutex_);
     if (!failure_.ok()) return failure_;
+    last_settings_ = options.settings;
     const std::string made = id.empty() ? absl::StrCat("made-", sessions_.size()) : id;
     if (!sessions_.insert(made).second) return absl::AlreadyExistsError(absl::StrCat("session '", made, "' exists"));
     SessionInfo info = Info(made);
-    if (!model.empty()) info.model = model;
-    info.labels = labels;
+    if (!options.model.empty()) info.model = options.model;
+    info.labels = options.labels;
+    info.settings = options.settings;
+    return info;
+  }
+  absl::StatusOr<SessionInfo> UpdateSession(const std::string& id, const SessionUpdate& update) override {
+    absl::MutexLock lock(&mutex_);
+    if (!failure_.ok()) return failure_;
+    if (!sessions_.contains(id)) return Missing(id);
+    SessionInfo info = Info(id);
+    if (update.labels) info.labels = *update.labels;
+    if (update.settings) info.settings = last_settings_ = *update.settings;
     return info;
   }
   absl::StatusOr<SessionInfo> GetSession(const std::string& id) override {
@@ -141,6 +155,43 @@ class FakeEngine final : public Engine {
     info.epoch = 2;
     info.watermarks.accepted = offset;
     return info;
+  }
+
+  absl::StatusOr<SessionInfo> ForkSession(const ForkOptions& options) override {
+    absl::MutexLock lock(&mutex_);
+    if (!failure_.ok()) return failure_;
+    if (!sessions_.contains(options.source_id)) return Missing(options.source_id);
+    sessions_.insert(options.fork_id);
+    SessionInfo info = Info(options.fork_id);
+    if (options.offset) info.watermarks.accepted = *options.offset;
+    if (options.labels) info.labels = *options.labels;
+    return info;
+  }
+  absl::StatusOr<ErasedSpan> EraseSpan(const std::string& id, int64_t begin, int64_t end) override {
+    absl::MutexLock lock(&mutex_);
+    if (!failure_.ok()) return failure_;
+    if (!sessions_.contains(id)) return Missing(id);
+    ErasedSpan erased = {Info(id), {"a fork"}};
+    erased.session.watermarks.accepted -= end - begin;
+    return erased;
+  }
+  // An export is the session's id, many times over; an import takes exactly that.
+  absl::StatusOr<std::unique_ptr<SessionExport>> ExportSession(const std::string& id) override {
+    absl::MutexLock lock(&mutex_);
+    if (!failure_.ok()) return failure_;
+    if (!sessions_.contains(id)) return Missing(id);
+    return std::make_unique<FakeExport>(Info(id));
+  }
+  absl::StatusOr<std::unique_ptr<SessionImport>> ImportSession(const std::string& id) override {
+    absl::MutexLock lock(&mutex_);
+    if (!failure_.ok()) return failure_;
+    if (sessions_.contains(id)) return absl::AlreadyExistsError(absl::StrCat("session '", id, "' exists"));
+    return std::make_unique<FakeImport>(this, id);
+  }
+  absl::StatusOr<BackupInfo> CreateBackup() override {
+    absl::MutexLock lock(&mutex_);
+    if (!failure_.ok()) return failure_;
+    return BackupInfo{7, 4096, absl::FromUnixSeconds(1700000000)};
   }
 
   absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(const std::string& id, const WriterOptions& options,
@@ -209,7 +260,7 @@ class FakeEngine final : public Engine {
       }
       if (engine_->room_ == 0) {
         ++engine_->refusals_;
-        return absl::ResourceExhaustedError("no room");
+        return NoRoomError("no room");
       }
       --engine_->room_;
       ++taken_;
@@ -229,6 +280,39 @@ class FakeEngine final : public Engine {
     const bool created_;
     const std::shared_ptr<WriterObserver> observer_;
     uint64_t taken_ = 0;
+  };
+
+  class FakeExport final : public SessionExport {
+   public:
+    explicit FakeExport(SessionInfo info) : info_(std::move(info)) {}
+    const SessionInfo& session() const override { return info_; }
+    absl::StatusOr<std::string> Next() override { return parts_-- > 0 ? info_.id : std::string(); }
+
+   private:
+    const SessionInfo info_;
+    int parts_ = 100;
+  };
+
+  class FakeImport final : public SessionImport {
+   public:
+    FakeImport(FakeEngine* engine, std::string id) : engine_(engine), id_(std::move(id)) {}
+    absl::Status Add(absl::string_view bytes) override {
+      bytes_.append(bytes.data(), bytes.size());
+      return bytes == "broken" ? absl::DataLossError("it is broken") : absl::OkStatus();
+    }
+    absl::StatusOr<SessionInfo> Finish() override {
+      if (bytes_.size() < 10) return absl::DataLossError("truncated");
+      absl::MutexLock lock(&engine_->mutex_);
+      engine_->sessions_.insert(id_);
+      SessionInfo info = Info(id_);
+      info.watermarks.accepted_bytes = bytes_.size();
+      return info;
+    }
+
+   private:
+    FakeEngine* const engine_;
+    const std::string id_;
+    std::string bytes_;
   };
 
   class FakeQuery final : public QueryHandle {
@@ -276,6 +360,7 @@ class FakeEngine final : public Engine {
   std::shared_ptr<WriterObserver> writer_observer_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<QueryObserver> query_observer_ ABSL_GUARDED_BY(mutex_);
   QueryOptions last_query_ ABSL_GUARDED_BY(mutex_);
+  SessionSettings last_settings_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mnemosyne

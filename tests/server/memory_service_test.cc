@@ -117,7 +117,7 @@ TEST_F(MemoryServiceTest, AStreamThatEndsBeforeItsFirstRequestIsInvalid) {
 }
 
 TEST_F(MemoryServiceTest, AMessageOverTheLimitIsResourceExhausted) {
-  EXPECT_THAT(StreamStatus({OpenRequest("book"), TextRequest(5, std::string(1 << 20, 'a'))}),
+  EXPECT_THAT(StreamStatus({OpenRequest("book"), TextRequest(5, std::string(4 << 20, 'a'))}),
               StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("larger than max")));
 }
 

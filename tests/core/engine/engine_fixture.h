@@ -142,7 +142,7 @@ class EngineTest : public testing::Test {
       for (;;) {
         const absl::Status status = (*writer)->Append(sequence, Text(piece));
         if (status.ok()) break;
-        ASSERT_TRUE(absl::IsResourceExhausted(status)) << status;
+        ASSERT_TRUE(IsNoRoom(status)) << status;
         ASSERT_TRUE(observer->WaitRooms(++rooms));
       }
       sequence += 1;
@@ -152,9 +152,11 @@ class EngineTest : public testing::Test {
     ASSERT_TRUE(observer->WaitFlushed(1));
     EXPECT_EQ(observer->last().watermarks.durable, observer->last().watermarks.accepted);
   }
-  static std::string Ask(Engine& engine, const std::string& id, const std::string& question = "and then?") {
+  static std::string Ask(Engine& engine, const std::string& id, const std::string& question = "and then?",
+                         std::optional<int64_t> as_of_offset = std::nullopt) {
     auto observer = std::make_shared<RecordingQuery>();
-    auto handle = engine.StartQuery({.session_id = id, .prompt = Text(question), .max_tokens = 24}, observer);
+    auto handle = engine.StartQuery(
+        {.session_id = id, .prompt = Text(question), .max_tokens = 24, .as_of_offset = as_of_offset}, observer);
     EXPECT_TRUE(handle.ok()) << handle.status();
     const auto summary = observer->Wait();
     EXPECT_TRUE(summary.ok()) << summary.status();
@@ -168,9 +170,9 @@ class EngineTest : public testing::Test {
     EXPECT_TRUE(sessions.ok()) << sessions.status();
     for (const SessionMetadata& one : *sessions) {
       if (one.id != id) continue;
-      const auto offsets = (*storage)->ListSnapshots(one.number, one.epoch);
-      EXPECT_FALSE(offsets->empty());
-      return (*storage)->ReadSnapshot(one.number, one.epoch, offsets->front())->state;
+      const auto snapshots = (*storage)->ListSnapshots(one);
+      EXPECT_FALSE(snapshots->empty());
+      return (*storage)->ReadSnapshot(snapshots->front())->state;
     }
     ADD_FAILURE() << "no session " << id;
     return "";

@@ -37,7 +37,7 @@ TEST_F(EngineTest, EvictionAndReloadChangeNothing) {
 TEST_F(EngineTest, ResetForgetsAndSequencesGoOn) {
   std::mt19937_64 random(TestSeed());
   auto engine = Start(Options());
-  ASSERT_OK(engine->CreateSession("empty", "", {}));
+  ASSERT_OK(engine->CreateSession("empty", {}));
   const std::string empty = Ask(*engine, "empty");
   StreamText(*engine, "s", RandomText(500, random), {100});
   EXPECT_NE(Ask(*engine, "s"), empty);
@@ -166,7 +166,7 @@ TEST_F(EngineTest, ADeletedSessionsMemoryNeverComesBack) {
   Engine::Options options = Options();
   options.snapshot_every_tokens = 64;  // a snapshot is nearly always under way
   auto engine = Start(options);
-  ASSERT_OK(engine->CreateSession("empty", "", {}));
+  ASSERT_OK(engine->CreateSession("empty", {}));
   const std::string empty = Ask(*engine, "empty");
   ASSERT_OK(engine->DeleteSession("empty"));
   for (int i = 0; i < 10; ++i) {
@@ -174,7 +174,7 @@ TEST_F(EngineTest, ADeletedSessionsMemoryNeverComesBack) {
     ASSERT_OK(engine->DeleteSession("s"));
     engine = nullptr;
     engine = Start(options);
-    ASSERT_OK(engine->CreateSession("s", "", {}));
+    ASSERT_OK(engine->CreateSession("s", {}));
     engine = nullptr;
     engine = Start(options);
     EXPECT_EQ(Ask(*engine, "s"), empty);

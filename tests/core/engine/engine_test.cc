@@ -189,8 +189,8 @@ TEST_F(EngineTest, BadInputIsRefusedByNameAndNothingChanges) {
   options.max_prompt_tokens = 50;
   auto engine = Start(options);
   auto writer = *engine->OpenWriter("s", {.create_if_missing = true}, std::make_shared<RecordingWriter>());
-  auto ids =
-      *engine->OpenWriter("ids", {.create_if_missing = true, .model = "ids"}, std::make_shared<RecordingWriter>());
+  auto ids = *engine->OpenWriter("ids", {.create_if_missing = true, .creation = {.model = "ids"}},
+                                 std::make_shared<RecordingWriter>());
   const auto expect = [](const absl::Status& status, absl::StatusCode code, absl::string_view part) {
     EXPECT_EQ(status.code(), code) << status;
     EXPECT_NE(status.message().find(part), absl::string_view::npos) << status;
@@ -202,13 +202,13 @@ TEST_F(EngineTest, BadInputIsRefusedByNameAndNothingChanges) {
   expect(writer->Append(1, {.kind = ContentKind::kTokenIds, .tokens = {-1}}), Code::kInvalidArgument, "-1");
   expect(ids->Append(1, Text("text")), Code::kInvalidArgument, "without a tokenizer");
   EXPECT_OK(ids->Append(1, {.kind = ContentKind::kTokenIds, .tokens = {39}}));
-  expect(engine->OpenWriter("s", {.model = "nobody"}, nullptr).status(), Code::kNotFound, "nobody");
-  expect(engine->OpenWriter("s", {.model = "ids"}, nullptr).status(), Code::kFailedPrecondition, "small");
+  expect(engine->OpenWriter("s", {.creation = {.model = "nobody"}}, nullptr).status(), Code::kNotFound, "nobody");
+  expect(engine->OpenWriter("s", {.creation = {.model = "ids"}}, nullptr).status(), Code::kFailedPrecondition, "small");
   expect(engine->OpenWriter("none", {}, nullptr).status(), Code::kNotFound, "none");
   expect(engine->GetSession("no/slash").status(), Code::kInvalidArgument, "no/slash");
-  expect(engine->CreateSession(std::string(129, 'a'), "", {}).status(), Code::kInvalidArgument, "128");
-  expect(engine->CreateSession("s", "", {}).status(), Code::kAlreadyExists, "'s'");
-  expect(engine->CreateSession("t", "", {{"", "x"}}).status(), Code::kInvalidArgument, "label");
+  expect(engine->CreateSession(std::string(129, 'a'), {}).status(), Code::kInvalidArgument, "128");
+  expect(engine->CreateSession("s", {}).status(), Code::kAlreadyExists, "'s'");
+  expect(engine->CreateSession("t", {.labels = {{"", "x"}}}).status(), Code::kInvalidArgument, "label");
 
   const auto ask = [&](const QueryOptions& query) {
     return engine->StartQuery(query, std::make_shared<RecordingQuery>()).status();

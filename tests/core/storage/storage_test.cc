@@ -103,6 +103,7 @@ SessionMetadata Metadata(uint64_t number, uint64_t epoch = 1) {
   metadata.labels = {{"team", "history"}, {"empty", ""}};
   metadata.create_time = absl::FromUnixNanos(1'700'000'000'123'456'789);
   metadata.update_time = absl::FromUnixNanos(1'700'000'001'000'000'001);
+  metadata.settings = {Retention::kTrim, absl::Hours(2), absl::InfiniteDuration(), 300, 1 << 20};
   return metadata;
 }
 
@@ -132,12 +133,37 @@ SnapshotHeader Header(uint64_t number, uint64_t epoch, int64_t offset) {
   return header;
 }
 
+// A session with nothing but its own branch.
+SessionMetadata Own(uint64_t number, uint64_t epoch) { return {.number = number, .epoch = epoch}; }
+
+absl::Status ReadAll(Storage& storage, const SessionMetadata& session, std::vector<LogRecord>* records,
+                     uint64_t from_index = 0) {
+  absl::StatusOr<std::unique_ptr<LogReader>> log = storage.ReadLog(session, from_index);
+  if (!log.ok()) return log.status();
+  while (true) {
+    absl::StatusOr<std::optional<LogRecord>> record = (*log)->Next();
+    if (!record.ok()) return record.status();
+    if (!*record) return absl::OkStatus();
+    records->push_back(**record);
+  }
+}
+
 absl::Status ReadAll(Storage& storage, uint64_t number, uint64_t epoch, std::vector<LogRecord>* records,
                      uint64_t from_index = 0) {
-  return storage.ReadLog(number, epoch, from_index, [&](const LogRecord& record) {
-    records->push_back(record);
-    return absl::OkStatus();
-  });
+  return ReadAll(storage, Own(number, epoch), records, from_index);
+}
+
+std::vector<int64_t> SnapshotOffsets(Storage& storage, const SessionMetadata& session) {
+  std::vector<int64_t> offsets;
+  const absl::StatusOr<std::vector<SnapshotId>> snapshots = storage.ListSnapshots(session);
+  EXPECT_TRUE(snapshots.ok()) << snapshots.status();
+  for (const SnapshotId& id : *snapshots) offsets.push_back(id.offset);
+  return offsets;
+}
+
+absl::Status DeleteSession(Storage& storage, uint64_t number) {
+  const KeptOfBranch none = {{number, 1}, {}, -1};
+  return storage.Apply({.deleted = number, .kept = absl::MakeConstSpan(&none, 1)});
 }
 
 std::vector<std::string> Payloads(Storage& storage, uint64_t number, uint64_t epoch, uint64_t from_index = 0) {
@@ -177,6 +203,11 @@ TEST_F(StorageTest, SessionsComeBackWithEveryFieldAfterReopening) {
   EXPECT_EQ(got.labels, want.labels);
   EXPECT_EQ(got.create_time, want.create_time);
   EXPECT_EQ(got.update_time, want.update_time);
+  EXPECT_EQ(got.settings.retention, Retention::kTrim);
+  EXPECT_EQ(got.settings.ttl, absl::Hours(2));
+  EXPECT_EQ(got.settings.idle_ttl, absl::InfiniteDuration());
+  EXPECT_EQ(got.settings.max_backlog_tokens, 300);
+  EXPECT_EQ(got.settings.max_log_bytes, 1 << 20);
   EXPECT_EQ(storage->NextSessionNumber(), 3);
 }
 
@@ -186,7 +217,7 @@ TEST_F(StorageTest, TheNumberOfADeletedSessionIsNotGivenAgain) {
     ASSERT_TRUE(storage->PutSession(Metadata(storage->NextSessionNumber())).ok());
     const uint64_t last = storage->NextSessionNumber();
     ASSERT_TRUE(storage->PutSession(Metadata(last)).ok());
-    ASSERT_TRUE(storage->DeleteSession(last).ok());
+    ASSERT_TRUE(DeleteSession(*storage, last).ok());
   }
   EXPECT_EQ(OpenOrDie()->NextSessionNumber(), 3);
   PutRaw("default", std::string(kNextSessionKey), Flipped(GetRaw("default", std::string(kNextSessionKey)), 11));
@@ -230,24 +261,171 @@ TEST_F(StorageTest, LogRecordsOfManySessionsComeBackInOrderAfterReopening) {
   EXPECT_THAT(Payloads(*storage, 1, 1, 300), IsEmpty());
   EXPECT_THAT(Payloads(*storage, 3, 1), IsEmpty());
 
-  const auto last = storage->LastLogRecord(1, 1);
+  const auto last = storage->LastLogRecord(Own(1, 1));
   ASSERT_TRUE(last.ok() && last->has_value());
   EXPECT_EQ((*last)->index, 299);
-  EXPECT_EQ((*storage->LastLogRecord(2, 1))->kind, LogContent::kTokenIds);
-  EXPECT_EQ(*storage->LastLogRecord(1, 3), std::nullopt);
-  EXPECT_GT(storage->LogBytes(256), 0);
+  EXPECT_EQ((*storage->LastLogRecord(Own(2, 1)))->kind, LogContent::kTokenIds);
+  EXPECT_EQ(*storage->LastLogRecord(Own(1, 3)), std::nullopt);
+  EXPECT_GT(storage->LogBytes(Own(256, 1)), 0);
 }
 
-TEST_F(StorageTest, ReadLogStopsAtTheVisitorsError) {
+TEST_F(StorageTest, AReaderSeesTheLogAsItWasWhenItWasMade) {
   auto storage = OpenOrDie();
   ASSERT_TRUE(storage->AppendLog({Record(1, 1, 0, "a"), Record(1, 1, 1, "b")}).ok());
-  int visits = 0;
-  const absl::Status status = storage->ReadLog(1, 1, 0, [&](const LogRecord&) {
-    ++visits;
-    return absl::CancelledError("enough");
-  });
-  EXPECT_EQ(status, absl::CancelledError("enough"));
-  EXPECT_EQ(visits, 1);
+  auto log = storage->ReadLog(Own(1, 1), 0);
+  ASSERT_TRUE(storage->AppendLog({Record(1, 1, 2, "c")}).ok());
+  ASSERT_TRUE(DeleteSession(*storage, 1).ok());
+  EXPECT_EQ((*(*log)->Next())->payload, "a");
+  EXPECT_EQ((*(*log)->Next())->payload, "b");
+  EXPECT_FALSE((*log)->Next()->has_value());
+  EXPECT_THAT(Payloads(*storage, 1, 1), IsEmpty());
+}
+
+// A log of parts of two other branches, then its own.
+TEST_F(StorageTest, ALogOfExtentsIsReadInOrderWithItsOwnIndexes) {
+  auto storage = OpenOrDie();
+  for (uint64_t index = 0; index < 5; ++index) {
+    ASSERT_TRUE(storage->AppendLog({Record(1, 1, index, absl::StrCat("a", index))}).ok());
+    ASSERT_TRUE(storage->AppendLog({Record(2, 3, index, absl::StrCat("b", index))}).ok());
+  }
+  SessionMetadata session = Metadata(9);
+  session.extents = {{{1, 1}, 0, 2, 0}, {{2, 3}, 3, 2, 14}};
+  session.own_first = 4;
+  ASSERT_TRUE(storage->AppendLog({Record(9, 1, 4, "c4"), Record(9, 1, 5, "c5")}).ok());
+  ASSERT_TRUE(storage->PutSession(session).ok());
+  storage.reset();
+  storage = OpenOrDie();
+  session = (*storage->LoadSessions())[0];
+  ASSERT_EQ(session.extents.size(), 2);
+  EXPECT_EQ(session.extents[1].branch, (BranchId{2, 3}));
+  std::vector<LogRecord> records;
+  ASSERT_TRUE(ReadAll(*storage, session, &records).ok());
+  std::vector<std::string> payloads;
+  for (size_t i = 0; i < records.size(); ++i) {
+    EXPECT_EQ(records[i].index, i);
+    EXPECT_EQ(storage->ReadLogRecord(session, i)->payload, records[i].payload);
+    payloads.push_back(records[i].payload);
+  }
+  EXPECT_THAT(payloads, ElementsAre("a0", "a1", "b3", "b4", "c4", "c5"));
+  EXPECT_EQ(records[2].first_offset, 3 * 7 - 14);
+  EXPECT_EQ((*storage->LastLogRecord(session))->payload, "c5");
+  EXPECT_EQ(storage->ReadLogRecord(session, 6).status().code(), Code::kDataLoss);
+  for (uint64_t from = 0; from < 7; ++from) {
+    records.clear();
+    ASSERT_TRUE(ReadAll(*storage, session, &records, from).ok());
+    EXPECT_EQ(records.size(), 6 - std::min<uint64_t>(6, from));
+  }
+  session.extents[1].count = 3;  // one more than the branch has
+  session.own_first = 5;
+  EXPECT_EQ(ReadAll(*storage, session, &records).code(), Code::kDataLoss);
+}
+
+TEST_F(StorageTest, WhatIsKeptOfABranchStaysAndTheRestGoes) {
+  auto storage = OpenOrDie();
+  for (uint64_t index = 0; index < 10; ++index) {
+    ASSERT_TRUE(storage->AppendLog({Record(1, 1, index, absl::StrCat(index)), Record(2, 1, index, "b")}).ok());
+    ASSERT_TRUE(storage->PutSnapshot(Header(1, 1, static_cast<int64_t>(64 * index + 64)), "state").ok());
+  }
+  const KeptOfBranch kept = {{1, 1}, {{2, 4}, {7, 8}}, 192};
+  ASSERT_TRUE(storage->Apply({.put = Metadata(3), .kept = absl::MakeConstSpan(&kept, 1)}).ok());
+  SessionMetadata session = Metadata(3);
+  session.extents = {{{1, 1}, 2, 2, 0}, {{1, 1}, 7, 1, 0}};
+  session.own_first = 3;
+  session.snapshot_sources = {{{1, 1}, 128}};
+  std::vector<LogRecord> records;
+  ASSERT_TRUE(ReadAll(*storage, session, &records).ok());
+  EXPECT_EQ(records.size(), 3);
+  EXPECT_EQ(records[2].payload, "7");
+  EXPECT_THAT(SnapshotOffsets(*storage, session), ElementsAre(128, 64));
+  EXPECT_THAT(SnapshotOffsets(*storage, Own(1, 1)), ElementsAre(192, 128, 64));
+  EXPECT_EQ(Payloads(*storage, 2, 1).size(), 10);
+  storage.reset();
+  EXPECT_EQ(RawKeys("log").size(), 3 + 10);
+}
+
+TEST_F(StorageTest, AnImportThatWasNotFinishedIsGoneWhenTheFolderIsOpened) {
+  {
+    auto storage = OpenOrDie();
+    for (int i = 0; i < 2; ++i) {
+      const uint64_t number = storage->NextSessionNumber();
+      ASSERT_TRUE(storage->BeginImport(number).ok());
+      ASSERT_TRUE(storage->AppendLog({Record(number, 1, 0, "imported")}).ok());
+      ASSERT_TRUE(storage->PutSnapshot(Header(number, 1, 64), "state").ok());
+    }
+    ASSERT_TRUE(storage->Apply({.put = Metadata(1), .finished_import = 1}).ok());
+  }
+  {
+    auto storage = OpenOrDie();
+    EXPECT_EQ(storage->NextSessionNumber(), 3);
+    EXPECT_THAT(Payloads(*storage, 1, 1), ElementsAre("imported"));
+    EXPECT_THAT(Payloads(*storage, 2, 1), IsEmpty());
+    ASSERT_TRUE(storage->BeginImport(3).ok());
+    ASSERT_TRUE(storage->AppendLog({Record(3, 1, 0, "imported")}).ok());
+    ASSERT_TRUE(storage->AbandonImport(3).ok());
+  }
+  EXPECT_EQ(RawKeys("log").size(), 1);
+  EXPECT_EQ(RawKeys("snapshots").size(), 2);
+  EXPECT_THAT(RawKeys("default"), ElementsAre("format", "next_session"));
+}
+
+TEST_F(StorageTest, ScrubbedFilesHoldNothingThatWasDeleted) {
+  const std::string secret = "the secret that is to be forgotten", state = std::string(10000, 's') + secret;
+  auto storage = OpenOrDie();
+  ASSERT_TRUE(storage->PutSession(Metadata(1)).ok());
+  ASSERT_TRUE(
+      storage->AppendLog({Record(1, 1, 0, "kept text"), Record(1, 1, 1, secret), Record(2, 1, 0, "other")}).ok());
+  ASSERT_TRUE(storage->PutSnapshot(Header(1, 1, 64), state).ok());
+  ASSERT_TRUE(storage->PutSnapshot(Header(2, 1, 64), std::string(10000, 'o')).ok());
+  const auto files_with = [&](const std::string& text) {
+    int files = 0;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(path_)) {
+      if (!entry.is_regular_file()) continue;
+      std::ifstream file(entry.path(), std::ios::binary);
+      const std::string bytes((std::istreambuf_iterator<char>(file)), {});
+      files += bytes.find(text) != std::string::npos;
+    }
+    return files;
+  };
+  ASSERT_TRUE(storage->Flush().ok());
+  EXPECT_GE(files_with(secret), 2);  // in a table file and in a blob file
+  const KeptOfBranch kept = {{1, 1}, {{0, 1}}, -1};
+  ASSERT_TRUE(storage->Apply({.kept = absl::MakeConstSpan(&kept, 1)}).ok());
+  ASSERT_TRUE(storage->Scrub({1}).ok());
+  EXPECT_EQ(files_with(secret), 0);
+  EXPECT_GE(files_with("kept text"), 1);
+  EXPECT_THAT(Payloads(*storage, 2, 1), ElementsAre("other"));
+  EXPECT_EQ(storage->ReadSnapshot({{2, 1}, 64})->state, std::string(10000, 'o'));
+}
+
+TEST_F(StorageTest, ABackupIsTheFolderAsItWas) {
+  const std::string backups = root_ + "/backups", restored = root_ + "/restored";
+  EXPECT_EQ(Storage::ListBackups(backups).status().code(), Code::kNotFound);
+  {
+    auto storage = OpenOrDie();
+    ASSERT_TRUE(storage->AppendLog({Record(1, 1, 0, "first")}).ok());
+    ASSERT_TRUE(storage->PutSnapshot(Header(1, 1, 64), std::string(10000, 's')).ok());
+    ASSERT_TRUE(storage->CreateBackup(backups).ok());
+    ASSERT_TRUE(storage->AppendLog({Record(1, 1, 1, "second")}).ok());
+    ASSERT_TRUE(storage->CreateBackup(backups).ok());
+    ASSERT_TRUE(storage->AppendLog({Record(1, 1, 2, "third")}).ok());
+  }
+  ASSERT_EQ(Storage::ListBackups(backups)->size(), 2);
+  EXPECT_EQ(Storage::RestoreBackup(backups, 0, path_).code(), Code::kFailedPrecondition);
+  EXPECT_EQ(Storage::RestoreBackup(backups, 7, restored).code(), Code::kNotFound);
+  ASSERT_TRUE(Storage::RestoreBackup(backups, 0, restored).ok());
+  path_ = restored;
+  EXPECT_THAT(Payloads(*OpenOrDie(), 1, 1), ElementsAre("first", "second"));
+  EXPECT_EQ(OpenOrDie()->ReadSnapshot({{1, 1}, 64})->state, std::string(10000, 's'));
+  path_ = root_ + "/older";
+  ASSERT_TRUE(Storage::RestoreBackup(backups, 1, path_).ok());
+  EXPECT_THAT(Payloads(*OpenOrDie(), 1, 1), ElementsAre("first"));
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(backups)) {
+    if (entry.path().extension() != ".sst" && entry.path().extension() != ".blob") continue;
+    std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(20);
+    file.put('#');
+  }
+  EXPECT_EQ(Storage::RestoreBackup(backups, 0, root_ + "/damaged").code(), Code::kDataLoss);
 }
 
 TEST_F(StorageTest, SnapshotsComeBackNewestFirstWithEveryFieldAfterReopening) {
@@ -260,9 +438,9 @@ TEST_F(StorageTest, SnapshotsComeBackNewestFirstWithEveryFieldAfterReopening) {
     ASSERT_TRUE(storage->PutSnapshot(Header(1, 2, 192), "of another epoch").ok());
   }
   auto storage = OpenOrDie();
-  EXPECT_THAT(*storage->ListSnapshots(1, 1), ElementsAre(640, 128, 64));
-  EXPECT_THAT(*storage->ListSnapshots(2, 1), IsEmpty());
-  const auto snapshot = storage->ReadSnapshot(1, 1, 640);
+  EXPECT_THAT(SnapshotOffsets(*storage, Own(1, 1)), ElementsAre(640, 128, 64));
+  EXPECT_THAT(SnapshotOffsets(*storage, Own(2, 1)), IsEmpty());
+  const auto snapshot = storage->ReadSnapshot({{1, 1}, 640});
   ASSERT_TRUE(snapshot.ok()) << snapshot.status();
   EXPECT_EQ(snapshot->state, large);
   const SnapshotHeader want = Header(1, 1, 640);
@@ -276,11 +454,11 @@ TEST_F(StorageTest, SnapshotsComeBackNewestFirstWithEveryFieldAfterReopening) {
   EXPECT_EQ(snapshot->header.next_sequence, want.next_sequence);
   EXPECT_EQ(snapshot->header.accepted_bytes, want.accepted_bytes);
   EXPECT_EQ(snapshot->header.state_bytes, 3 << 20);
-  EXPECT_EQ(storage->ReadSnapshot(1, 1, 128)->state, "");
+  EXPECT_EQ(storage->ReadSnapshot({{1, 1}, 128})->state, "");
 
-  ASSERT_TRUE(storage->DeleteSnapshot(1, 1, 640).ok());
-  EXPECT_THAT(*storage->ListSnapshots(1, 1), ElementsAre(128, 64));
-  EXPECT_EQ(storage->ReadSnapshot(1, 1, 640).status().code(), Code::kNotFound);
+  ASSERT_TRUE(storage->DeleteSnapshots({{{1, 1}, 640}}).ok());
+  EXPECT_THAT(SnapshotOffsets(*storage, Own(1, 1)), ElementsAre(128, 64));
+  EXPECT_EQ(storage->ReadSnapshot({{1, 1}, 640}).status().code(), Code::kNotFound);
 }
 
 TEST_F(StorageTest, DeleteSessionLeavesNothingOfItAndAllOfItsNeighbours) {
@@ -288,36 +466,18 @@ TEST_F(StorageTest, DeleteSessionLeavesNothingOfItAndAllOfItsNeighbours) {
     auto storage = OpenOrDie();
     for (uint64_t number : {1, 2, 3}) {
       ASSERT_TRUE(storage->PutSession(Metadata(number)).ok());
-      ASSERT_TRUE(storage->AppendLog({Record(number, 1, 0, "a"), Record(number, 9, 0, "b")}).ok());
+      ASSERT_TRUE(storage->AppendLog({Record(number, 1, 0, "a"), Record(number, 1, 1, "b")}).ok());
       ASSERT_TRUE(storage->PutSnapshot(Header(number, 1, 64), "state").ok());
     }
-    ASSERT_TRUE(storage->DeleteSession(2).ok());
+    ASSERT_TRUE(DeleteSession(*storage, 2).ok());
     EXPECT_THAT(Payloads(*storage, 2, 1), IsEmpty());
-    EXPECT_THAT(Payloads(*storage, 3, 9), ElementsAre("b"));
+    EXPECT_THAT(Payloads(*storage, 3, 1), ElementsAre("a", "b"));
   }
   for (const std::string family : {"sessions", "log", "snapshots"}) {
     const std::vector<std::string> keys = RawKeys(family);
     EXPECT_EQ(keys.size(), family == "sessions" ? 2 : 4) << family;
     for (const std::string& key : keys) EXPECT_NE(key.substr(0, 8), SessionKey(2)) << family;
   }
-}
-
-TEST_F(StorageTest, DropOtherEpochsKeepsOnlyTheSessionsNewEpoch) {
-  auto storage = OpenOrDie();
-  for (uint64_t epoch : {1, 2, 3, 4}) {
-    ASSERT_TRUE(storage->AppendLog({Record(1, epoch, 0, absl::StrCat("epoch ", epoch))}).ok());
-    ASSERT_TRUE(storage->PutSnapshot(Header(1, epoch, 64), "state").ok());
-  }
-  ASSERT_TRUE(storage->AppendLog({Record(2, 1, 0, "another session")}).ok());
-  ASSERT_TRUE(storage->PutSessionAndDropOtherEpochs(Metadata(1, 3)).ok());
-  for (uint64_t epoch : {1, 2, 4}) {
-    EXPECT_THAT(Payloads(*storage, 1, epoch), IsEmpty());
-    EXPECT_THAT(*storage->ListSnapshots(1, epoch), IsEmpty());
-  }
-  EXPECT_THAT(Payloads(*storage, 1, 3), ElementsAre("epoch 3"));
-  EXPECT_THAT(*storage->ListSnapshots(1, 3), ElementsAre(64));
-  EXPECT_THAT(Payloads(*storage, 2, 1), ElementsAre("another session"));
-  EXPECT_EQ((*storage->LoadSessions())[0].epoch, 3);
 }
 
 TEST_F(StorageTest, WritersOfManyThreadsLoseNothing) {
@@ -390,7 +550,7 @@ TEST_F(StorageTest, ADamagedLogRecordIsDataLossAndNamedAfterThoseBeforeIt) {
   EXPECT_EQ(status.code(), Code::kDataLoss);
   EXPECT_THAT(std::string(status.message()), HasSubstr("log record 1 of session number 7, epoch 2: the checksum"));
   EXPECT_EQ(records.size(), 1);
-  EXPECT_TRUE(storage->LastLogRecord(7, 2).ok());
+  EXPECT_TRUE(storage->LastLogRecord(Own(7, 2)).ok());
 }
 
 TEST_F(StorageTest, AMissingLogRecordIsDataLossAndNamed) {
@@ -429,14 +589,14 @@ TEST_F(StorageTest, ADamagedSnapshotIsDataLossAndNamedAndTheOneBeforeItIsGood) {
   PutRaw("snapshots", header_key, Flipped(GetRaw("snapshots", header_key), 15));
   DeleteRaw("snapshots", SnapshotKey(7, 2, SnapshotPart::kState, 128));
   auto storage = OpenOrDie();
-  EXPECT_THAT(*storage->ListSnapshots(7, 2), ElementsAre(256, 192, 128, 64));
+  EXPECT_THAT(SnapshotOffsets(*storage, Own(7, 2)), ElementsAre(256, 192, 128, 64));
   for (int64_t offset : {256, 192, 128}) {
-    const absl::Status status = storage->ReadSnapshot(7, 2, offset).status();
+    const absl::Status status = storage->ReadSnapshot({{7, 2}, offset}).status();
     EXPECT_EQ(status.code(), Code::kDataLoss);
     EXPECT_THAT(std::string(status.message()),
                 HasSubstr(absl::StrCat("snapshot at offset ", offset, " of session number 7, epoch 2: ")));
   }
-  EXPECT_EQ(storage->ReadSnapshot(7, 2, 64)->state, state);
+  EXPECT_EQ(storage->ReadSnapshot({{7, 2}, 64})->state, state);
 }
 
 // The write-ahead log's file, which holds all of a folder that was never flushed.
@@ -639,16 +799,21 @@ TEST_F(StorageTest, AfterAFailedWriteEveryWriteIsRefusedAndReadsGoOnUntilReopene
 
   EXPECT_EQ(storage->AppendLog({Record(1, 1, 1, "refused")}), failed);
   EXPECT_EQ(storage->PutSession(Metadata(1)), failed);
-  EXPECT_EQ(storage->PutSessionAndDropOtherEpochs(Metadata(1)), failed);
   EXPECT_EQ(storage->PutSnapshot(Header(1, 1, 64), "state"), failed);
-  EXPECT_EQ(storage->DeleteSnapshot(1, 1, 64), failed);
-  EXPECT_EQ(storage->DeleteSession(1), failed);
+  EXPECT_EQ(storage->DeleteSnapshots({{{1, 1}, 64}}), failed);
+  EXPECT_EQ(DeleteSession(*storage, 1), failed);
   EXPECT_THAT(Payloads(*storage, 1, 1), ElementsAre("kept"));
 
-  storage.reset();
-  storage = OpenOrDie();
+  {  // what reads it keeps it from being opened again
+    const auto log = storage->ReadLog(Own(1, 1), 0);
+    EXPECT_EQ(storage->Reopen().code(), Code::kUnavailable);
+  }
+  ASSERT_TRUE(storage->Reopen().ok());
   EXPECT_THAT(Payloads(*storage, 1, 1), ElementsAre("kept"));
   EXPECT_TRUE(storage->AppendLog({Record(1, 1, 1, "again")}).ok());
+  storage.reset();
+  storage = OpenOrDie();
+  EXPECT_THAT(Payloads(*storage, 1, 1), ElementsAre("kept", "again"));
 }
 
 }  // namespace
