@@ -140,14 +140,15 @@ void EngineImpl::StepSession(uint64_t number) {
   }
 }
 
-// Writes the snapshots that are due and deletes the sessions whose time is over.
+// Writes the snapshots that are due, deletes the sessions whose time is over, and looks after a disk that failed.
 void EngineImpl::Housekeeper() {
-  constexpr absl::Duration kLookForExpiredEvery = absl::Seconds(1);
-  absl::Time looked_for_expired = absl::InfinitePast();
+  constexpr absl::Duration kLookEvery = absl::Seconds(1);
+  absl::Time looked = absl::InfinitePast();
   while (true) {
     uint64_t number = 0;
-    if (absl::Now() - looked_for_expired >= kLookForExpiredEvery) {
-      looked_for_expired = absl::Now();
+    if (absl::Now() - looked >= kLookEvery) {
+      looked = absl::Now();
+      RecoverDisk();
       DeleteExpired();
     }
     {
@@ -156,7 +157,7 @@ void EngineImpl::Housekeeper() {
         mutex_.AssertHeld();
         return stopping_ || !snapshots_due_.empty();
       };
-      const bool is_due = mutex_.AwaitWithTimeout(absl::Condition(&due), kLookForExpiredEvery);
+      const bool is_due = mutex_.AwaitWithTimeout(absl::Condition(&due), kLookEvery);
       if (stopping_) return;
       if (!is_due) continue;
       number = *snapshots_due_.begin();
@@ -171,6 +172,41 @@ void EngineImpl::Housekeeper() {
     // A snapshot that fails costs a longer replay, no more: the disk's failure shows at the next append.
     sessions_->Snapshot(*pin, options_.snapshot_every_tokens).IgnoreError();
   }
+}
+
+void EngineImpl::FailDisk(const absl::Status& status) {
+  absl::MutexLock lock(&mutex_);
+  if (!disk_status_.ok()) return;
+  disk_status_ = absl::UnavailableError(absl::StrCat("the disk refuses writes, and queries are answered from memory: ",
+                                                     status.message()));
+}
+
+void EngineImpl::RecoverDisk() {
+  if (const absl::Status failure = storage_->write_failure(); !failure.ok()) FailDisk(failure);
+  std::vector<uint64_t> numbers;
+  absl::Status reason;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (disk_status_.ok() || stopping_) return;
+    reason = disk_status_;
+    for (const auto& [number, seat] : seats_) numbers.push_back(number);
+  }
+  // Nothing reaches a session's log from here on: its writer is gone, and who comes is refused.
+  for (const uint64_t number : numbers) LoseWriter(number, reason);
+  if (!committer_->IsIdle() || !storage_->Reopen().ok()) return;  // the next time
+  // What a session accepted and the disk did not take may be in the log or not: only the log knows now.
+  for (const auto& session : sessions_->Residents()) {
+    if (session->IsDurable(session->CurrentFlushPoint())) continue;
+    SessionHandle pin = sessions_->PinResident(session->number());
+    if (!pin) continue;
+    if (!ChangeAlone(std::move(pin), reason, [&](SessionHandle alone) {
+           return sessions_->Discard(std::move(alone));
+         }).ok()) {
+      return;
+    }
+  }
+  absl::MutexLock lock(&mutex_);
+  disk_status_ = absl::OkStatus();
 }
 
 EngineStats EngineImpl::stats() const {

@@ -105,6 +105,8 @@ class EngineImpl final : public Engine {
                            absl::FunctionRef<absl::Status(SessionHandle)> change);
   absl::StatusOr<Session::ForkPoint> PastForkPoint(const SessionHandle& handle, int64_t offset) const;
   void DeleteExpired();
+  void FailDisk(const absl::Status& status);  // from now on new work is refused with it
+  void RecoverDisk();                         // after it failed: takes work again, if the disk does
   void Housekeeper();
 
   const Options options_;

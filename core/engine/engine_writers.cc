@@ -169,11 +169,7 @@ void EngineImpl::LoseWriter(uint64_t number, const absl::Status& status) {
 
 void EngineImpl::Committed(const absl::Status& status, const std::vector<LogCommitter::Item>& items) {
   if (!status.ok()) {
-    {
-      absl::MutexLock lock(&mutex_);
-      if (disk_status_.ok())
-        disk_status_ = absl::UnavailableError(absl::StrCat("the log cannot be written: ", status.message()));
-    }
+    FailDisk(status);
     for (const LogCommitter::Item& item : items) {
       LoseWriter(item.session->number(),
                  absl::UnavailableError(absl::StrCat("the log cannot be written: ", status.message())));

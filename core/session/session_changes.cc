@@ -124,6 +124,12 @@ absl::Status SessionManager::Remove(SessionHandle handle) {
   return absl::OkStatus();
 }
 
+absl::Status SessionManager::Discard(SessionHandle handle) {
+  RETURN_IF_ERROR(Seize(handle));
+  const SessionMetadata metadata = Metadata(handle->metadata().id);
+  return EndSwitch(std::move(handle), metadata, absl::OkStatus());
+}
+
 absl::StatusOr<uint64_t> SessionManager::RemoveExpired(const std::string& id, absl::Time now) {
   return RemoveIf(id, [&](const Entry& entry) { return IsExpired(entry, now); });
 }

@@ -100,6 +100,10 @@ class SessionManager {
   // Where Reset, Erase and Fork can cut, of what is durable: errors as of History::FindCut.
   absl::Status CheckCut(const SessionHandle& handle, int64_t offset) const;
 
+  // Puts the session out of memory without a snapshot: the next load brings back what storage has of it. As with
+  // Remove, the caller has the only handle.
+  absl::Status Discard(SessionHandle handle);
+
   // The session's metadata as it is now.
   SessionMetadata Metadata(const std::string& id) const;
   // Replaces labels and settings.

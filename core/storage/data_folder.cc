@@ -91,6 +91,22 @@ absl::Status FromRocksDb(const rocksdb::Status& status, absl::string_view doing)
   return damaged ? absl::DataLossError(message) : absl::UnavailableError(message);
 }
 
+absl::Status ProbeFolder(const std::string& path) {
+  const std::string probe = path + "/probe.dbtmp", bytes(1 << 20, 'p');  // the database deletes one that is left over
+  const int descriptor = open(probe.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  int error = descriptor < 0 ? errno : 0;
+  for (size_t written = 0; error == 0 && written < bytes.size();) {
+    const ssize_t more = write(descriptor, bytes.data() + written, bytes.size() - written);
+    if (more < 0) error = errno;
+    written += more > 0 ? more : 0;
+  }
+  if (error == 0 && fsync(descriptor) != 0) error = errno;
+  if (descriptor >= 0) close(descriptor);
+  unlink(probe.c_str());
+  return error == 0 ? absl::OkStatus()
+                    : absl::UnavailableError(absl::StrCat("data folder '", path, "': ", std::strerror(error)));
+}
+
 absl::StatusOr<std::vector<std::string>> PrepareDataFolder(const std::string& path) {
   RETURN_IF_ERROR(MakeFolder(path));
   std::error_code error;

@@ -195,10 +195,16 @@ absl::Status Storage::Reopen() {
   if (closing != nullptr) {
     // Calls that are on their way end soon; a reader may take longer, and is waited for the next time.
     for (int i = 0; i < 1000 && closing.use_count() > 1; ++i) absl::SleepFor(absl::Milliseconds(1));
+    absl::Status ready;
     if (closing.use_count() > 1) {
+      ready = absl::UnavailableError("the data folder is being read; it cannot be opened again yet");
+    } else {
+      ready = ProbeFolder(options_.path);
+    }
+    if (!ready.ok()) {  // what can be read is, in the meantime
       absl::MutexLock lock(&mutex_);
       database_ = std::move(closing);
-      return absl::UnavailableError("the data folder is being read; it cannot be opened again yet");
+      return ready;
     }
     closing = nullptr;
   }
@@ -207,6 +213,11 @@ absl::Status Storage::Reopen() {
   absl::MutexLock lock(&mutex_);
   database_ = *std::move(opened);
   return absl::OkStatus();
+}
+
+absl::Status Storage::write_failure() const {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
+  return database->write_failure();
 }
 
 uint64_t Storage::NextSessionNumber() { return next_session_number_.fetch_add(1); }

@@ -119,6 +119,7 @@ class Storage {
   // After a write failed: closes the folder and opens it again, which tells what the disk holds, and takes writes
   // again. OK without doing anything when none failed. While it runs, and after it failed, every call is UNAVAILABLE.
   absl::Status Reopen();
+  absl::Status write_failure() const;  // OK: writes are taken
 
  private:
   Storage(const Options& options, std::shared_ptr<Database> database);

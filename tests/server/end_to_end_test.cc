@@ -215,7 +215,7 @@ TEST_F(EndToEndTest, BadAppendsAreRefusedAndChangeNothing) {
   Tell("ids", {TokensRequest(1, {0, kTitanVocabulary - 1})}, "titan");
   EXPECT_THAT(StreamStatus("book", {TextRequest(2, "")}), StatusIs(kInvalid, HasSubstr("empty")));
   EXPECT_THAT(StreamStatus("book", {TextRequest(2, std::string(4097, 'a'))}), StatusIs(kInvalid, HasSubstr("4096")));
-  EXPECT_THAT(StreamStatus("book", {TextRequest(2, std::string(1 << 20, 'a'))}),
+  EXPECT_THAT(StreamStatus("book", {TextRequest(2, std::string(4 << 20, 'a'))}),
               StatusIs(absl::StatusCode::kResourceExhausted, testing::_));
   EXPECT_THAT(StreamStatus("ids", {TokensRequest(2, {1, kTitanVocabulary})}), StatusIs(kInvalid, HasSubstr("40")));
   EXPECT_THAT(StreamStatus("ids", {TokensRequest(2, {-1})}), StatusIs(kInvalid, HasSubstr("-1")));
