@@ -5,11 +5,8 @@
 #include <random>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
-#include "core/base/bytes.h"
-#include "core/base/checksum.h"
 #include "core/base/status_macros.h"
 #include "core/base/utf8.h"
 
@@ -299,25 +296,6 @@ absl::StatusOr<int> PageSizeOf(int32_t page_size) {
     return absl::InvalidArgumentError(absl::StrCat("page_size is ", page_size, "; it is to be at least 0"));
   }
   return page_size == 0 ? 100 : std::min(page_size, 1000);
-}
-
-std::string PageToken(absl::string_view list, absl::string_view next) {
-  ByteWriter out;
-  out.U64(Checksum64(absl::StrCat(list, absl::string_view("\0", 1), next)));
-  out.Raw(next);
-  return absl::WebSafeBase64Escape(out.bytes());
-}
-
-absl::StatusOr<std::string> PageStart(absl::string_view list, absl::string_view token) {
-  if (token.empty()) return std::string();
-  std::string bytes;
-  if (absl::WebSafeBase64Unescape(token, &bytes)) {
-    ByteReader in(bytes);
-    const absl::StatusOr<uint64_t> checksum = in.U64();
-    const std::string next(in.rest());
-    if (checksum.ok() && PageToken(list, next) == token) return next;
-  }
-  return absl::InvalidArgumentError("page_token was not given by this server for this list and these labels");
 }
 
 }  // namespace mnemosyne

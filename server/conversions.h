@@ -41,9 +41,4 @@ absl::StatusOr<QueryOptions> QueryOptionsOf(const v1::QueryRequest& request);
 // How many a List call returns: 0 is 100, above 1000 is 1000.
 absl::StatusOr<int> PageSizeOf(int32_t page_size);
 
-// Page tokens: where the next page begins, tied to what was listed (`list`: the method and its filter).
-std::string PageToken(absl::string_view list, absl::string_view next);
-// An empty token is the beginning. INVALID_ARGUMENT for a token that was not given for this list.
-absl::StatusOr<std::string> PageStart(absl::string_view list, absl::string_view token);
-
 }  // namespace mnemosyne

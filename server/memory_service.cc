@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "server/page_token.h"
 #include "server/query_call.h"
 #include "server/stream_call.h"
 #include "server/transfer_calls.h"
