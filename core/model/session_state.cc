@@ -3,20 +3,10 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "core/base/bytes.h"
-#include "core/base/checksum.h"
 #include "core/base/status_macros.h"
+#include "core/model/state_codec.h"
 
 namespace mnemosyne {
-
-namespace {
-
-constexpr absl::string_view kMagic = "MNSTATE1";
-constexpr uint32_t kVersion = 1;
-constexpr size_t kChecksumBytes = 8;
-
-}  // namespace
 
 int64_t StateOffset(const SessionState& state) { return state.offset(); }
 
@@ -46,76 +36,32 @@ std::vector<StateTensor> StateTensors(const BatchState& state) {
 }
 
 std::string EncodeSessionState(const SessionState& state, absl::string_view fingerprint) {
-  const std::vector<StateTensor> tensors = StateTensors(state.batch());
-  ByteWriter out;
-  out.Raw(kMagic);
-  out.U32(kVersion);
-  out.Sized(fingerprint);
-  out.I64(state.offset());
-  out.U32(tensors.size());
-  for (const StateTensor& one : tensors) {
+  std::vector<at::Tensor> hosts;  // what the views below look at
+  std::vector<StoredTensor> stored;
+  for (const StateTensor& one : StateTensors(state.batch())) {
     // The one copy off the device.
-    const at::Tensor host = one.tensor.to(at::kCPU, at::kFloat).contiguous();
-    out.Sized(one.name);
-    out.U32(host.dim());
-    for (const int64_t size : host.sizes()) out.I64(size);
-    out.Raw({static_cast<const char*>(host.data_ptr()), static_cast<size_t>(host.nbytes())});
+    const at::Tensor& host = hosts.emplace_back(one.tensor.to(at::kCPU, at::kFloat).contiguous());
+    stored.push_back({{one.name, host.sizes().vec()},
+                      {static_cast<const char*>(host.data_ptr()), static_cast<size_t>(host.nbytes())}});
   }
-  out.U64(Checksum64(out.bytes()));
-  return out.Take();
+  return FormatState(fingerprint, state.offset(), stored);
 }
 
 absl::StatusOr<StatePtr> DecodeSessionState(absl::string_view bytes, absl::string_view fingerprint,
                                             const ModelConfig& config, const BatchState& initial) {
-  if (bytes.size() < kMagic.size() + kChecksumBytes) {
-    return absl::DataLossError(absl::StrCat("state is truncated: ", bytes.size(), " bytes"));
-  }
-  const absl::string_view body = bytes.substr(0, bytes.size() - kChecksumBytes);
-  ASSIGN_OR_RETURN(const uint64_t checksum, ByteReader(bytes.substr(body.size())).U64());
-  if (checksum != Checksum64(body)) return absl::DataLossError("state's checksum does not match its bytes");
-  ByteReader in(body);
-  ASSIGN_OR_RETURN(const absl::string_view magic, in.Raw(kMagic.size()));
-  if (magic != kMagic) return absl::DataLossError("not a state: its first bytes are others");
-  ASSIGN_OR_RETURN(const uint32_t version, in.U32());
-  if (version != kVersion) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("state has format version ", version, "; this program reads ", kVersion));
-  }
-  ASSIGN_OR_RETURN(const absl::string_view made_with, in.Sized());
-  if (made_with != fingerprint) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("state was made with model ", made_with, "; the model loaded is ", fingerprint));
-  }
-  ASSIGN_OR_RETURN(const int64_t offset, in.I64());
-  if (offset < 0 || offset % config.block_tokens() != 0) {
-    return absl::DataLossError(absl::StrCat("state's offset ", offset, " is not at a block boundary"));
-  }
-  ASSIGN_OR_RETURN(const uint32_t count, in.U32());
   BatchState state = initial;
-  state.offsets = {offset};
   const std::vector<StateSlot> slots = StateSlots(&state);
-  if (count != slots.size()) {
-    return absl::DataLossError(absl::StrCat("state has ", count, " tensors; ", slots.size(), " belong to it"));
-  }
-  for (const auto& [name, tensor] : slots) {
-    ASSIGN_OR_RETURN(const absl::string_view stored_name, in.Sized());
-    if (stored_name != name) {
-      return absl::DataLossError(absl::StrCat("state has tensor '", stored_name, "' where '", name, "' belongs"));
-    }
-    ASSIGN_OR_RETURN(const uint32_t dimensions, in.U32());
-    if (dimensions != tensor->dim()) {
-      return absl::DataLossError(absl::StrCat("state's tensor '", name, "' has ", dimensions, " dimensions"));
-    }
-    for (const int64_t expected : tensor->sizes()) {
-      ASSIGN_OR_RETURN(const int64_t size, in.I64());
-      if (size != expected) return absl::DataLossError(absl::StrCat("state's tensor '", name, "' is misshapen"));
-    }
-    ASSIGN_OR_RETURN(const absl::string_view values, in.Raw(tensor->numel() * sizeof(float)));
-    at::Tensor host = at::empty(tensor->sizes(), at::TensorOptions().dtype(at::kFloat));
+  std::vector<StoredShape> shapes;
+  for (const StateSlot& slot : slots) shapes.push_back({slot.name, slot.tensor->sizes().vec()});
+  ASSIGN_OR_RETURN(const StoredState stored, ParseState(bytes, fingerprint, config.block_tokens(), shapes));
+  state.offsets = {stored.offset};
+  for (size_t i = 0; i < slots.size(); ++i) {
+    const absl::string_view values = stored.values[i];
+    at::Tensor& tensor = *slots[i].tensor;
+    at::Tensor host = at::empty(tensor.sizes(), at::TensorOptions().dtype(at::kFloat));
     if (!values.empty()) std::memcpy(host.data_ptr(), values.data(), values.size());
-    *tensor = host.to(tensor->options());
+    tensor = host.to(tensor.options());
   }
-  RETURN_IF_ERROR(in.ExpectEnd());
   return std::make_shared<const SessionState>(std::move(state));
 }
 

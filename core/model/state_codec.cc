@@ -1,0 +1,97 @@
+#include "core/model/state_codec.h"
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/bytes.h"
+#include "core/base/checksum.h"
+#include "core/base/status_macros.h"
+
+namespace mnemosyne {
+namespace {
+
+constexpr absl::string_view kMagic = "MNSTATE1";
+constexpr uint32_t kVersion = 1;
+constexpr size_t kChecksumBytes = 8;
+
+// The body behind the checksum, up to the offset.
+absl::StatusOr<ByteReader> OpenState(absl::string_view bytes, absl::string_view fingerprint) {
+  if (bytes.size() < kMagic.size() + kChecksumBytes) {
+    return absl::DataLossError(absl::StrCat("state is truncated: ", bytes.size(), " bytes"));
+  }
+  const absl::string_view body = bytes.substr(0, bytes.size() - kChecksumBytes);
+  ASSIGN_OR_RETURN(const uint64_t checksum, ByteReader(bytes.substr(body.size())).U64());
+  if (checksum != Checksum64(body)) return absl::DataLossError("state's checksum does not match its bytes");
+  ByteReader in(body);
+  ASSIGN_OR_RETURN(const absl::string_view magic, in.Raw(kMagic.size()));
+  if (magic != kMagic) return absl::DataLossError("not a state: its first bytes are others");
+  ASSIGN_OR_RETURN(const uint32_t version, in.U32());
+  if (version != kVersion) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("state has format version ", version, "; this program reads ", kVersion));
+  }
+  ASSIGN_OR_RETURN(const absl::string_view made_with, in.Sized());
+  if (made_with != fingerprint) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("state was made with model ", made_with, "; the model loaded is ", fingerprint));
+  }
+  return in;
+}
+
+// The values of the tensor that `shape` says comes next.
+absl::StatusOr<absl::string_view> ReadTensor(const StoredShape& shape, ByteReader& in) {
+  ASSIGN_OR_RETURN(const absl::string_view name, in.Sized());
+  if (name != shape.name) {
+    return absl::DataLossError(absl::StrCat("state has tensor '", name, "' where '", shape.name, "' belongs"));
+  }
+  ASSIGN_OR_RETURN(const uint32_t dimensions, in.U32());
+  if (dimensions != shape.sizes.size()) {
+    return absl::DataLossError(absl::StrCat("state's tensor '", name, "' has ", dimensions, " dimensions"));
+  }
+  uint64_t elements = 1;
+  for (const int64_t expected : shape.sizes) {
+    ASSIGN_OR_RETURN(const int64_t size, in.I64());
+    if (size != expected) return absl::DataLossError(absl::StrCat("state's tensor '", name, "' is misshapen"));
+    elements *= size;
+  }
+  return in.Raw(elements * sizeof(float));
+}
+
+}  // namespace
+
+std::string FormatState(absl::string_view fingerprint, int64_t offset, absl::Span<const StoredTensor> tensors) {
+  ByteWriter out;
+  out.Raw(kMagic);
+  out.U32(kVersion);
+  out.Sized(fingerprint);
+  out.I64(offset);
+  out.U32(tensors.size());
+  for (const StoredTensor& one : tensors) {
+    out.Sized(one.shape.name);
+    out.U32(one.shape.sizes.size());
+    for (const int64_t size : one.shape.sizes) out.I64(size);
+    out.Raw(one.values);
+  }
+  out.U64(Checksum64(out.bytes()));
+  return out.Take();
+}
+
+absl::StatusOr<StoredState> ParseState(absl::string_view bytes, absl::string_view fingerprint, int64_t block_tokens,
+                                       absl::Span<const StoredShape> shapes) {
+  ASSIGN_OR_RETURN(ByteReader in, OpenState(bytes, fingerprint));
+  StoredState state;
+  ASSIGN_OR_RETURN(state.offset, in.I64());
+  if (state.offset < 0 || state.offset % block_tokens != 0) {
+    return absl::DataLossError(absl::StrCat("state's offset ", state.offset, " is not at a block boundary"));
+  }
+  ASSIGN_OR_RETURN(const uint32_t count, in.U32());
+  if (count != shapes.size()) {
+    return absl::DataLossError(absl::StrCat("state has ", count, " tensors; ", shapes.size(), " belong to it"));
+  }
+  for (const StoredShape& shape : shapes) {
+    ASSIGN_OR_RETURN(state.values.emplace_back(), ReadTensor(shape, in));
+  }
+  RETURN_IF_ERROR(in.ExpectEnd());
+  return state;
+}
+
+}  // namespace mnemosyne

@@ -1,0 +1,39 @@
+// A state's bytes (docs/formats/state.md), whatever holds its tensors: no LibTorch here.
+//
+//   std::string bytes = FormatState(fingerprint, 128, {{{"blocks.0.memory.M.0", {2, 4, 4}}, values}});
+//   ASSIGN_OR_RETURN(StoredState state, ParseState(bytes, fingerprint, 64, {{"blocks.0.memory.M.0", {2, 4, 4}}}));
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace mnemosyne {
+
+struct StoredShape {
+  std::string name;
+  std::vector<int64_t> sizes;
+};
+
+struct StoredTensor {
+  StoredShape shape;
+  absl::string_view values;  // float32, row-major; may be unaligned
+};
+
+struct StoredState {
+  int64_t offset = 0;
+  std::vector<absl::string_view> values;  // of each tensor, inside the bytes that were parsed
+};
+
+std::string FormatState(absl::string_view fingerprint, int64_t offset, absl::Span<const StoredTensor> tensors);
+
+// The tensors must be those of `shapes`, in their order. DATA_LOSS says what is wrong; FAILED_PRECONDITION: of another
+// fingerprint or version.
+absl::StatusOr<StoredState> ParseState(absl::string_view bytes, absl::string_view fingerprint, int64_t block_tokens,
+                                       absl::Span<const StoredShape> shapes);
+
+}  // namespace mnemosyne
