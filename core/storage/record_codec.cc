@@ -3,6 +3,7 @@
 #include <limits>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/bytes.h"
 #include "core/base/checksum.h"
@@ -88,6 +89,13 @@ absl::StatusOr<OpenedRecord> OpenRecord(RecordKind kind, absl::string_view key, 
   return OpenedRecord{version, epoch, body};
 }
 
+// Opens a record of the folder itself, which is in no epoch.
+absl::StatusOr<ByteReader> OpenFolderRecord(RecordKind kind, absl::string_view key, absl::string_view value) {
+  ASSIGN_OR_RETURN(OpenedRecord record, OpenRecord(kind, key, value));
+  if (record.epoch != 0) return absl::DataLossError(absl::StrCat("it is of epoch ", record.epoch, "; wanted 0"));
+  return record.body;
+}
+
 // Opens a record whose key tells its epoch too.
 absl::StatusOr<ByteReader> OpenEpochRecord(RecordKind kind, size_t key_bytes, absl::string_view key,
                                            absl::string_view value) {
@@ -161,14 +169,14 @@ std::string EncodeFolderFormat(uint32_t format) {
 }
 
 absl::Status CheckFolderFormat(absl::string_view value) {
-  ASSIGN_OR_RETURN(OpenedRecord record, OpenRecord(RecordKind::kFolderFormat, kFormatKey, value));
-  ASSIGN_OR_RETURN(absl::string_view name, record.body.Sized());
+  ASSIGN_OR_RETURN(ByteReader in, OpenFolderRecord(RecordKind::kFolderFormat, kFormatKey, value));
+  ASSIGN_OR_RETURN(absl::string_view name, in.Sized());
   if (name != kFolderName) return absl::FailedPreconditionError(absl::StrCat("it is a '", name, "'"));
-  ASSIGN_OR_RETURN(uint32_t format, record.body.U32());
+  ASSIGN_OR_RETURN(uint32_t format, in.U32());
   if (format > kFolderFormat) {
     return absl::FailedPreconditionError(absl::StrCat("format ", format, "; this program reads up to ", kFolderFormat));
   }
-  return record.body.ExpectEnd();
+  return in.ExpectEnd();
 }
 
 std::string EncodeNextSession(uint64_t number) {
@@ -178,9 +186,9 @@ std::string EncodeNextSession(uint64_t number) {
 }
 
 absl::StatusOr<uint64_t> DecodeNextSession(absl::string_view value) {
-  ASSIGN_OR_RETURN(OpenedRecord record, OpenRecord(RecordKind::kNextSession, kNextSessionKey, value));
-  ASSIGN_OR_RETURN(const uint64_t number, record.body.U64());
-  RETURN_IF_ERROR(record.body.ExpectEnd());
+  ASSIGN_OR_RETURN(ByteReader in, OpenFolderRecord(RecordKind::kNextSession, kNextSessionKey, value));
+  ASSIGN_OR_RETURN(const uint64_t number, in.U64());
+  RETURN_IF_ERROR(in.ExpectEnd());
   return number;
 }
 
@@ -318,7 +326,11 @@ absl::StatusOr<SessionMetadata> DecodeSession(absl::string_view key, absl::strin
   ASSIGN_OR_RETURN(uint32_t label_count, in.U32());
   for (uint32_t i = 0; i < label_count; ++i) {
     ASSIGN_OR_RETURN(std::string name, ReadString(in));
-    ASSIGN_OR_RETURN(metadata.labels[name], ReadString(in));
+    ASSIGN_OR_RETURN(std::string label, ReadString(in));
+    if (!metadata.labels.empty() && name <= metadata.labels.rbegin()->first) {
+      return absl::DataLossError(absl::StrCat("label '", absl::CHexEscape(name), "' is not in order"));
+    }
+    metadata.labels.emplace_hint(metadata.labels.end(), std::move(name), std::move(label));
   }
   if (record.version >= 2) RETURN_IF_ERROR(ReadSettingsAndLog(in, &metadata));
   RETURN_IF_ERROR(in.ExpectEnd());
