@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/utf8.h"
 
 namespace mnemosyne {
 namespace {
@@ -63,7 +64,9 @@ absl::StatusOr<nlohmann::json> ParseStrictJson(absl::string_view text, absl::str
 }
 
 std::string ForMessage(absl::string_view text) {
-  const std::string escaped = absl::Utf8SafeCHexEscape(text.substr(0, kMessageBytes));
+  absl::string_view shown = text.substr(0, kMessageBytes);
+  if (shown.size() < text.size()) shown.remove_suffix(UnfinishedUtf8Bytes(shown));
+  const std::string escaped = absl::Utf8SafeCHexEscape(ToValidUtf8(shown));
   return text.size() > kMessageBytes ? absl::StrCat(escaped, "...") : escaped;
 }
 

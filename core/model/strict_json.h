@@ -14,7 +14,7 @@ namespace mnemosyne {
 // `what` names the text in messages.
 absl::StatusOr<nlohmann::json> ParseStrictJson(absl::string_view text, absl::string_view what);
 
-// A piece of an untrusted text that is fit for a message: bounded in length, printable.
+// A piece of an untrusted text that is fit for a message: bounded in length, printable, UTF-8.
 std::string ForMessage(absl::string_view text);
 
 }  // namespace mnemosyne

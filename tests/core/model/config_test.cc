@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "core/base/utf8.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/status_matchers.h"
@@ -214,6 +215,14 @@ TEST(ModelConfig, ABrokenFileIsRefusedByName) {
   };
   for (const Broken& broken : cases) {
     EXPECT_THAT(ParseModelConfig(broken.text), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(broken.message)));
+  }
+}
+
+TEST(ModelConfig, AMessageIsUtf8WhateverTheFile) {
+  const std::string long_kind = std::string(199, 'x') + "\xc3\xa9";  // cut in its last character
+  for (const std::string& text : {std::string("\xff"), With("\"mix\"", absl::StrCat("\"", long_kind, "\""))}) {
+    const std::string message(ParseModelConfig(text).status().message());
+    EXPECT_EQ(ToValidUtf8(message), message);
   }
 }
 
