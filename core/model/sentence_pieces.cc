@@ -5,6 +5,9 @@
 #include <filesystem>
 #include <system_error>
 
+#include "absl/base/config.h"
+#include "core/model/piece_file.h"
+
 namespace mnemosyne {
 namespace {
 
@@ -13,7 +16,7 @@ constexpr char kModule[] = "libmnemosyne_sentencepiece.so";
 // Debian's libsentencepiece exports a Protocol Buffers of its own, older than the one that LibTorch and gRPC use:
 // linked into one program, each calls into the other and crashes before main. So it lives in a module that binds to its
 // own.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(ABSL_HAVE_ADDRESS_SANITIZER) || defined(ABSL_HAVE_THREAD_SANITIZER)
 constexpr int kBinding = RTLD_NOW | RTLD_LOCAL;  // sanitizers refuse deep binding
 #else
 constexpr int kBinding = RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND;
@@ -35,6 +38,10 @@ void* Module() {
 }  // namespace
 
 std::unique_ptr<SentencePieces> SentencePieces::Load(const std::string& model, std::string* error) {
+  if (const absl::Status status = CheckPieceFile(model); !status.ok()) {
+    *error = std::string(status.message());
+    return nullptr;
+  }
   void* const module = Module();
   if (module == nullptr) {
     *error = std::string("the module ") + kModule + " cannot be loaded";

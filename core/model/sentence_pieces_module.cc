@@ -2,6 +2,7 @@
 #include <sentencepiece_processor.h>
 
 #include <cstdlib>
+#include <exception>
 #include <utility>
 
 #include "core/model/sentence_pieces.h"
@@ -22,13 +23,17 @@ class LoadedPieces : public SentencePieces {
   std::string Start(const std::string& model) {
     // The bytes must be a model before ours are put behind them: what they lack at their end must not be taken from
     // ours.
-    sentencepiece::util::Status status = processor_.LoadFromSerializedProto(model);
-    if (status.ok()) {
-      std::string lossless = model;
-      lossless.append(kKeepSpaces, sizeof(kKeepSpaces));
-      status = processor_.LoadFromSerializedProto(lossless);
+    try {
+      sentencepiece::util::Status status = processor_.LoadFromSerializedProto(model);
+      if (status.ok()) {
+        std::string lossless = model;
+        lossless.append(kKeepSpaces, sizeof(kKeepSpaces));
+        status = processor_.LoadFromSerializedProto(lossless);
+      }
+      return status.ok() ? "" : status.ToString();
+    } catch (const std::exception& error) {  // of a piece that its index cannot hold
+      return error.what();
     }
-    return status.ok() ? "" : status.ToString();
   }
 
   int32_t size() const override { return processor_.GetPieceSize(); }
