@@ -3,18 +3,20 @@
 #   make deps     Debian packages (deploy/packages.txt)
 #   make build    everything into build/release (PRESET=dev, asan or tsan for another)
 #   make test     build, then every test; ctest's summary comes last
+#   make fuzz     every fuzz target for FUZZ_SECONDS=60; make test does 5
 #   make demo     build, then a server, a book and questions about it
 #   make format   clang-format over our sources
 #   make lint     clang-tidy over our sources, buf over the proto
 #   make clean    remove build/
 
 PRESET ?= release
+FUZZ_SECONDS ?= 60
 JOBS ?= $(shell nproc)
 SOURCES = git ls-files --cached --others --exclude-standard
 # A second clone on one machine compiles from the cache, when there is one.
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 
-.PHONY: deps build test demo format lint clean
+.PHONY: deps build fuzzers test fuzz demo format lint clean
 .DEFAULT_GOAL := build
 
 deps:
@@ -24,8 +26,16 @@ build: deps
 	@cmake --preset $(PRESET)
 	@cmake --build --preset $(PRESET) -j $(JOBS)
 
-test: build
+# Clang's, in a tree of their own: build/fuzz.
+fuzzers: deps
+	@cmake --preset fuzz
+	@cmake --build --preset fuzz -j $(JOBS)
+
+test: build fuzzers
 	@ctest --preset $(PRESET) -j $(JOBS)
+
+fuzz: fuzzers
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) ctest --preset fuzz -j $(JOBS)
 
 demo: build
 	@python3 deploy/demo.py build/$(PRESET)/bin $(SEED)

@@ -1,4 +1,5 @@
-# mnemosyne_library(NAME <name> SOURCES ... [DEPS ...]) and the same for mnemosyne_binary and mnemosyne_test.
+# mnemosyne_library(NAME <name> SOURCES ... [DEPS ...]) and the same for mnemosyne_binary, mnemosyne_test and
+# mnemosyne_fuzzer.
 #
 # Every target lists its sources and what it needs; warnings are errors on our code and only there.
 function(mnemosyne_options target)
@@ -36,4 +37,19 @@ function(mnemosyne_test)
   add_test(NAME ${ARG_NAME} COMMAND ${ARG_NAME})
   set_tests_properties(${ARG_NAME} PROPERTIES TIMEOUT 600
     ENVIRONMENT "OPENBLAS_NUM_THREADS=1;MNEMOSYNE_SOURCE_DIR=${CMAKE_SOURCE_DIR}")
+endfunction()
+
+# Compiled in the tree of preset fuzz only, by clang (target `fuzzers`); a test in every tree, which runs what was built
+# there on tests/fuzz/corpus/<name>.
+set(MNEMOSYNE_FUZZ_TREE ${CMAKE_SOURCE_DIR}/build/fuzz)
+function(mnemosyne_fuzzer)
+  cmake_parse_arguments(ARG "" "NAME" "SOURCES;DEPS" ${ARGN})
+  if(CMAKE_BINARY_DIR STREQUAL MNEMOSYNE_FUZZ_TREE)
+    mnemosyne_binary(NAME ${ARG_NAME} SOURCES ${ARG_SOURCES} DEPS ${ARG_DEPS})
+    target_link_options(${ARG_NAME} PRIVATE -fsanitize=fuzzer)
+    add_dependencies(fuzzers ${ARG_NAME})
+  endif()
+  add_test(NAME ${ARG_NAME} COMMAND Python3::Interpreter ${CMAKE_SOURCE_DIR}/tests/fuzz/run_fuzzer.py
+    ${MNEMOSYNE_FUZZ_TREE} ${CMAKE_SOURCE_DIR}/tests/fuzz/corpus ${ARG_NAME})
+  set_tests_properties(${ARG_NAME} PROPERTIES LABELS fuzz)
 endfunction()

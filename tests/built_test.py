@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Checks that every source under tests/ is compiled, and that every *_test.cc is a test that ctest runs.
+"""Checks that every source under tests/ is compiled, and that every *_test.cc and *_fuzz.cc is a test that ctest runs.
 
-usage: built_test.py SOURCE_DIR BUILD_DIR
+usage: built_test.py SOURCE_DIR BUILD_DIR FUZZ_BUILD_DIR
+
+What lies in tests/fuzz is compiled in a tree of its own.
 """
 import json
 import os
@@ -9,10 +11,14 @@ import subprocess
 import sys
 
 
-def main():
-    source, build = sys.argv[1:3]
+def compiled_in(build):
     with open(os.path.join(build, "compile_commands.json"), encoding="utf-8") as f:
-        compiled = {os.path.realpath(os.path.join(entry["directory"], entry["file"])) for entry in json.load(f)}
+        return {os.path.realpath(os.path.join(entry["directory"], entry["file"])) for entry in json.load(f)}
+
+
+def main():
+    source, build, fuzz_build = sys.argv[1:4]
+    compiled, fuzzed = compiled_in(build), compiled_in(fuzz_build)
     listed = json.loads(subprocess.check_output(["ctest", "--test-dir", build, "--show-only=json-v1"]))
     run = {test["name"] for test in listed["tests"]}
     problems, files = [], 0
@@ -23,9 +29,10 @@ def main():
             files += 1
             path = os.path.join(folder, name)
             shown = os.path.relpath(path, source)
-            if os.path.realpath(path) not in compiled:
+            is_fuzzed = shown.startswith(os.path.join("tests", "fuzz", ""))
+            if os.path.realpath(path) not in (fuzzed if is_fuzzed else compiled):
                 problems.append(f"{shown}: no target compiles it")
-            if name.endswith("_test.cc") and name[: -len(".cc")] not in run:
+            if name.endswith(("_test.cc", "_fuzz.cc")) and name[: -len(".cc")] not in run:
                 problems.append(f"{shown}: ctest has no test named {name[:-len('.cc')]}")
     if files == 0:
         problems.append(f"no tests under {source}")
