@@ -12,7 +12,10 @@ import sys
 
 
 def compiled_in(build):
-    with open(os.path.join(build, "compile_commands.json"), encoding="utf-8") as f:
+    commands = os.path.join(build, "compile_commands.json")
+    if not os.path.exists(commands):
+        sys.exit(f"{commands} is missing: make build fuzzers")
+    with open(commands, encoding="utf-8") as f:
         return {os.path.realpath(os.path.join(entry["directory"], entry["file"])) for entry in json.load(f)}
 
 

@@ -7,6 +7,7 @@ What it found new lies in FUZZ_BUILD_DIR/new_inputs/NAME until the next run; inp
 corpus with: NAME -merge=1 CORPUS_DIR/NAME FUZZ_BUILD_DIR/new_inputs/NAME
 """
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def main():
             print(f"repeat with: ASAN_OPTIONS=detect_leaks=0 {binary} {kept[0]}")
         return 1
     told = ("INFO: Seed:", "Done ", "stat::average_exec", "stat::new_units_added")
-    last = [line for line in lines if line.startswith("#")][-1:]
+    last = [line for line in lines if re.match(r"#\d+\t", line)][-1:]  # "#4250687 DONE cov: 417 ft: 1024 ..."
     print("\n".join([f"{name}: {len(os.listdir(corpus))} inputs in the corpus"] + last +
                     [line for line in lines if line.startswith(told)]))
     return 0
