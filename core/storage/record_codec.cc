@@ -201,9 +201,10 @@ std::string EncodeImport(uint64_t number) {
 }
 
 absl::StatusOr<uint64_t> DecodeImport(absl::string_view key, absl::string_view value) {
-  ASSIGN_OR_RETURN(OpenedRecord record, OpenRecord(RecordKind::kImport, key, value));
-  ASSIGN_OR_RETURN(const uint64_t number, record.body.U64());
-  RETURN_IF_ERROR(record.body.ExpectEnd());
+  ASSIGN_OR_RETURN(ByteReader in, OpenFolderRecord(RecordKind::kImport, key, value));
+  ASSIGN_OR_RETURN(const uint64_t number, in.U64());
+  RETURN_IF_ERROR(in.ExpectEnd());
+  if (key != ImportKey(number)) return absl::DataLossError(absl::StrCat("it is of session number ", number));
   return number;
 }
 

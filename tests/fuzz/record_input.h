@@ -49,9 +49,9 @@ class RecordInput {
 };
 
 // A record that was read can be written again, and is the same one.
-inline void RequireSameRecord(absl::string_view value, absl::string_view encoded) {
-  Require(value[0] <= kRecordVersion, "a record of a newer version is refused");
-  if (value[0] == kRecordVersion) Require(value == encoded, "a record has one encoding");
+inline void RequireSameRecord(absl::string_view value, absl::string_view encoded, uint8_t version = kRecordVersion) {
+  Require(value[0] <= version, "a record of a newer version is refused");
+  if (value[0] == version) Require(value == encoded, "a record has one encoding");
 }
 
 inline void RequireRecordError(const absl::Status& status) {

@@ -16,7 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   Require(session->number == number, "a session is the one that its key names");
   const std::string encoded = EncodeSession(*session);
-  RequireSameRecord(value, encoded);
+  RequireSameRecord(value, encoded, kSessionVersion);
   const auto again = DecodeSession(key, encoded);
   Require(again.ok() && EncodeSession(*again) == encoded, "what was read can be written and read again");
   Require(!DecodeSession(SessionKey(number + 1), value).ok(), "a record belongs to its key alone");
