@@ -177,8 +177,8 @@ void EngineImpl::Housekeeper() {
 void EngineImpl::FailDisk(const absl::Status& status) {
   absl::MutexLock lock(&mutex_);
   if (!disk_status_.ok()) return;
-  disk_status_ = absl::UnavailableError(absl::StrCat("the disk refuses writes, and queries are answered from memory: ",
-                                                     status.message()));
+  disk_status_ = absl::UnavailableError(
+      absl::StrCat("the disk refuses writes, and queries are answered from memory: ", status.message()));
 }
 
 void EngineImpl::RecoverDisk() {

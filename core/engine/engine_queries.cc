@@ -88,20 +88,13 @@ absl::StatusOr<std::unique_ptr<QueryHandle>> EngineImpl::StartQuery(const QueryO
   if (*point) {
     query->SetForkPoint(**std::move(point));
     EnqueueQuery(query);
-  } else {
-    absl::Status disk;
-    {
-      absl::MutexLock lock(&mutex_);
-      disk = disk_status_;
-    }
-    if (!disk.ok()) StopQuery(query, disk);  // what it waits for will not become durable
   }
   return std::make_unique<QueryHandleImpl>(this, std::move(query));
 }
 
 absl::StatusOr<Session::ForkPoint> EngineImpl::PastForkPoint(const SessionHandle& handle, int64_t offset) const {
   RETURN_IF_ERROR(CheckOffset(handle, offset));
-  RETURN_IF_ERROR(AwaitDurable(*handle));
+  if (offset > handle->marks().durable) RETURN_IF_ERROR(AwaitDurable(*handle));
   const Model& model = handle->model();
   const std::string& id = handle->metadata().id;
   const auto [header, state] = handle->Checkpoint();

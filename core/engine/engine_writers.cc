@@ -171,6 +171,7 @@ void EngineImpl::Committed(const absl::Status& status, const std::vector<LogComm
   if (!status.ok()) {
     FailDisk(status);
     for (const LogCommitter::Item& item : items) {
+      item.session->LogFailed();
       LoseWriter(item.session->number(),
                  absl::UnavailableError(absl::StrCat("the log cannot be written: ", status.message())));
       for (const uint64_t id : item.session->CancelAllForks()) {

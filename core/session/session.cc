@@ -138,6 +138,11 @@ bool Session::HasWholeBlock() const {
   return HasBlock();
 }
 
+void Session::LogFailed() {
+  absl::MutexLock lock(&mutex_);
+  log_failed_ = true;
+}
+
 std::optional<Session::Block> Session::NextBlock() const {
   absl::MutexLock lock(&mutex_);
   if (!HasBlock()) return std::nullopt;
@@ -179,11 +184,15 @@ Session::Published Session::Publish(const BlockResult& result) {
 absl::StatusOr<std::optional<Session::ForkPoint>> Session::RequestFork(QueryId query) {
   absl::MutexLock lock(&mutex_);
   if (!marks_.failure.empty()) return absl::FailedPreconditionError(marks_.failure);
-  const int64_t boundary = marks_.accepted / block() * block();
-  std::vector<int32_t> pending(pending_.begin() + (boundary - marks_.memorized), pending_.end());
-  ASSIGN_OR_RETURN(const std::vector<int32_t> waiting, feed_.WaitingTokens());
+  const int64_t known = log_failed_ ? marks_.durable : marks_.accepted, boundary = known / block() * block();
+  const auto first = pending_.begin() + (boundary - marks_.memorized);
+  std::vector<int32_t> pending(first, first + (known - boundary));
+  std::vector<int32_t> waiting;
+  if (!log_failed_) {
+    ASSIGN_OR_RETURN(waiting, feed_.WaitingTokens());
+  }
   pending.insert(pending.end(), waiting.begin(), waiting.end());
-  const int64_t offset = marks_.accepted + static_cast<int64_t>(waiting.size());
+  const int64_t offset = known + static_cast<int64_t>(waiting.size());
   if (boundary == marks_.memorized) return ForkPoint{state_, {}, std::move(pending), offset};
   waiting_forks_.push_back({query, boundary, std::move(pending), offset});
   return std::nullopt;

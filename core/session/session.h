@@ -75,6 +75,8 @@ class Session {
   // The record is fsynced. True: whole blocks wait, the session is ready for a worker.
   bool Durable(uint64_t index, uint64_t sequence, int64_t end_offset);
   bool HasWholeBlock() const;
+  // The log did not take what waits for it, and never will: queries are answered from what is durable.
+  void LogFailed();
 
   // The next block, when there is one to step (durable, no failure).
   struct Block {
@@ -156,6 +158,7 @@ class Session {
   };
   std::deque<RecordStart> record_starts_ ABSL_GUARDED_BY(mutex_);  // of the records that a snapshot may name
   std::deque<std::pair<uint64_t, int64_t>> unmemorized_ ABSL_GUARDED_BY(mutex_);  // [sequence, end offset] of appends
+  bool log_failed_ ABSL_GUARDED_BY(mutex_) = false;
   Limits limits_ ABSL_GUARDED_BY(mutex_);
   int64_t trimmed_bytes_ ABSL_GUARDED_BY(mutex_);
   int64_t snapshot_offset_ ABSL_GUARDED_BY(mutex_);

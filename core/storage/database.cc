@@ -1,8 +1,13 @@
 #include "core/storage/database.h"
 
 #include <algorithm>
+#include <cstdarg>
+#include <cstdio>
+#include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "core/base/status_macros.h"
 #include "core/storage/data_folder.h"
 #include "core/storage/record_codec.h"
@@ -12,8 +17,36 @@
 namespace mnemosyne {
 namespace {
 
-rocksdb::DBOptions DatabaseOptions() {
+// The database's own messages, in the folder's LOG; that of the time before is LOG.old. RocksDB's own logger ends the
+// process when it writes once more after a write that failed, as on a full disk.
+class MessageLog final : public rocksdb::Logger {
+ public:
+  explicit MessageLog(const std::string& path) : rocksdb::Logger(rocksdb::InfoLogLevel::WARN_LEVEL) {
+    std::rename((path + "/LOG").c_str(), (path + "/LOG.old").c_str());
+    file_.open(path + "/LOG", std::ios::app);
+  }
+  void Logv(const char* format, va_list arguments) override {
+    char message[1000];
+    std::vsnprintf(message, sizeof(message), format, arguments);
+    absl::MutexLock lock(&mutex_);
+    if (written_bytes_ > kMaxBytes) return;
+    file_.clear();  // the disk may take it again
+    const std::string line = absl::StrCat(absl::FormatTime(absl::Now(), absl::UTCTimeZone()), " ", message, "\n");
+    file_ << line << std::flush;
+    written_bytes_ += line.size();
+  }
+  using rocksdb::Logger::Logv;
+
+ private:
+  static constexpr size_t kMaxBytes = 4 << 20;
+  absl::Mutex mutex_;
+  std::ofstream file_ ABSL_GUARDED_BY(mutex_);
+  size_t written_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+rocksdb::DBOptions DatabaseOptions(const std::string& path) {
   rocksdb::DBOptions options;
+  options.info_log = std::make_shared<MessageLog>(path);
   options.create_if_missing = true;
   options.create_missing_column_families = true;
   options.paranoid_checks = true;
@@ -24,9 +57,6 @@ rocksdb::DBOptions DatabaseOptions() {
   options.db_write_buffer_size = 48 << 20;
   options.max_background_jobs = 2;
   options.max_open_files = 512;
-  options.max_log_file_size = 1 << 20;
-  options.keep_log_file_num = 2;
-  options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
   return options;
 }
 
@@ -66,7 +96,7 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
 
   std::unique_ptr<Database> database(new Database(sync_writes));
   rocksdb::DB* db = nullptr;
-  const rocksdb::Status opened = rocksdb::DB::Open(DatabaseOptions(), path, descriptors, &database->handles_, &db);
+  const rocksdb::Status opened = rocksdb::DB::Open(DatabaseOptions(path), path, descriptors, &database->handles_, &db);
   RETURN_IF_ERROR(FromRocksDb(opened, absl::StrCat("data folder '", path, "'")));
   database->db_.reset(db);
   for (rocksdb::ColumnFamilyHandle* handle : database->handles_) {
