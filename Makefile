@@ -4,6 +4,7 @@
 #   make build    everything into build/release (PRESET=dev, asan or tsan for another)
 #   make test     build, then every test; ctest's summary comes last
 #   make fuzz     every fuzz target for FUZZ_SECONDS=60; make test does 5
+#   make torture  build, then the long forms of tests/torture (hours)
 #   make demo     build, then a server, a book and questions about it
 #   make format   clang-format over our sources
 #   make lint     clang-tidy over our sources, buf over the proto
@@ -16,7 +17,7 @@ SOURCES = git ls-files --cached --others --exclude-standard
 # A second clone on one machine compiles from the cache, when there is one.
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 
-.PHONY: deps build fuzzers test fuzz demo format lint clean
+.PHONY: deps build fuzzers test fuzz torture demo format lint clean
 .DEFAULT_GOAL := build
 
 deps:
@@ -36,6 +37,9 @@ test: build fuzzers
 
 fuzz: fuzzers
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) ctest --preset fuzz -j $(JOBS)
+
+torture: build
+	@MNEMOSYNE_TORTURE=1 ctest --preset $(PRESET) -L torture --verbose
 
 demo: build
 	@python3 deploy/demo.py build/$(PRESET)/bin $(SEED)

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -162,20 +163,23 @@ class EngineTest : public testing::Test {
     EXPECT_TRUE(summary.ok()) << summary.status();
     return observer->Digest();
   }
-  // The session's newest snapshot, bit for bit; the engine must be gone.
-  static std::string StoredState(const Engine::Options& options, const std::string& id) {
+  // Every session's newest snapshot, bit for bit; the engine must be gone. A session of less than a block has none.
+  static std::map<std::string, std::string> StoredStates(const Engine::Options& options) {
     auto storage = Storage::Open({.path = options.data_path});
     EXPECT_TRUE(storage.ok()) << storage.status();
     const auto sessions = (*storage)->LoadSessions();
     EXPECT_TRUE(sessions.ok()) << sessions.status();
+    std::map<std::string, std::string> states;
     for (const SessionMetadata& one : *sessions) {
-      if (one.id != id) continue;
       const auto snapshots = (*storage)->ListSnapshots(one);
-      EXPECT_FALSE(snapshots->empty());
-      return (*storage)->ReadSnapshot(snapshots->front())->state;
+      if (!snapshots->empty()) states[one.id] = (*storage)->ReadSnapshot(snapshots->front())->state;
     }
-    ADD_FAILURE() << "no session " << id;
-    return "";
+    return states;
+  }
+  static std::string StoredState(const Engine::Options& options, const std::string& id) {
+    const std::map<std::string, std::string> states = StoredStates(options);
+    EXPECT_TRUE(states.contains(id)) << "no snapshot of session " << id;
+    return states.contains(id) ? states.at(id) : "";
   }
 
   TempFolder folder_;
