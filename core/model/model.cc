@@ -145,11 +145,14 @@ class TitansModel final : public Model {
     const Titans::Output out = titans_.Forward(ids.unsqueeze(0), &next, Titans::Logits::kNone);
     std::vector<at::Tensor> tensors;
     for (const StateTensor& one : StateTensors(next)) tensors.push_back(one.tensor);
+    // An error too large to square scales its own step to nothing: the memory stays finite and learns no more.
+    if (out.surprise.defined()) tensors.push_back(out.surprise.mean());
     if (!AllFinite(tensors)) {
-      return absl::FailedPreconditionError(absl::StrCat("the block at token ", input.state->offset(),
-                                                        " makes the memory not finite; the state before it stands"));
+      return absl::FailedPreconditionError(
+          absl::StrCat("the block at token ", input.state->offset(),
+                       " makes the memory or its surprise not finite; the state before it stands"));
     }
-    if (out.surprise.defined()) result->mean_surprise = out.surprise.mean().item<float>();
+    if (out.surprise.defined()) result->mean_surprise = tensors.back().item<float>();
     result->state = std::make_shared<const SessionState>(std::move(next));
     return absl::OkStatus();
   }

@@ -113,6 +113,17 @@ TEST_F(ModelTest, ATokenOutsideTheVocabularyIsRefused) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("a block is")));
 }
 
+TEST_F(ModelTest, AStepWhoseSurpriseIsNotFiniteIsRefused) {
+  // The gradients are bounded, so the memory stays finite; its error is too large to square.
+  WriteRandomModel(folder_.path(), SmallConfig(), 5, /*memory_value_scale=*/1e20f);
+  const auto model = Model::Load(folder_.path(), {});
+  ASSERT_OK(model);
+  const auto tokens = RandomTokens((*model)->config().block_tokens());
+  const BlockResult result = (*model)->StepBlocks({{(*model)->InitialState(), tokens}})[0];
+  EXPECT_THAT(result.status, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("not finite")));
+  EXPECT_EQ(result.state, nullptr);
+}
+
 // A fork that says what it is told to, whatever it is fed.
 class ScriptedFork final : public Fork {
  public:
