@@ -396,7 +396,10 @@ TEST_F(SplitAndBatch, EqualContentHasEqualBits) {
     RunCase(seed + i);
     std::filesystem::remove_all(folder_.File("disturbed"));
     std::filesystem::remove_all(folder_.File("undisturbed"));
-    if ((i + 1) % 100 == 0) std::printf("%lld cases\n", static_cast<long long>(i + 1));
+    if ((i + 1) % 100 == 0) {
+      std::printf("%lld cases\n", static_cast<long long>(i + 1));
+      std::fflush(stdout);
+    }
   }
   std::printf(
       "%lld cases: %lld sessions, %lld tokens, %lld appends, %lld cuts inside a character, %lld questions remembered,\n"
