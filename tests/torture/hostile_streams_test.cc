@@ -312,7 +312,7 @@ Report Drive(const Model& model, StreamKind kind, uint64_t seed, int64_t tokens,
       report.surprise = std::max(report.surprise, result.mean_surprise);
       EXPECT_TRUE(std::isfinite(result.mean_surprise));
     }
-    if (timed && turn % (tokens > 100000 ? 16 : 4) == 0 && !report.refused_at) {
+    if (timed && turn % (tokens > 100000 ? 16 : 2) == 0 && !report.refused_at) {
       double ordinary_seconds = 0;
       for (int i = 0; i < kBlocksAtOnce; ++i) {
         const double begin = ThreadSeconds();
@@ -392,8 +392,7 @@ TEST_F(HostileStreams, ShippedModelsStayBounded) {
 
 TEST_F(HostileStreams, RandomModelsStayBoundedOrRefuse) {
   const uint64_t seed = TestSeed();
-  std::mt19937_64 random(seed);
-  const int models = IsLongForm() ? 100 : 8;
+  const int64_t models = Cases(8, 100);
   const int64_t tokens = IsLongForm() ? 20000 : 1500;
   struct Totals {
     int64_t runs = 0, tokens = 0, refused = 0;
@@ -401,16 +400,17 @@ TEST_F(HostileStreams, RandomModelsStayBoundedOrRefuse) {
     std::vector<double> slowdowns;
   };
   std::map<StreamKind, Totals> totals;
-  for (int i = 0; i < models; ++i) {
-    const bool bounded = i % 4 != 0;
+  for (int64_t i = 0; i < models; ++i) {
+    std::mt19937_64 random(seed + i);
+    const bool bounded = (seed + i) % 4 != 0;
     ModelConfig config = RandomConfig(random, bounded);
     if (!bounded) config.memory.theta_max *= 5;
-    const float value_scale = i % 8 == 1 ? 1e20f : 1;
+    const float value_scale = (seed + i) % 8 == 1 ? 1e20f : 1;
     WriteRandomModel(folder_.File("random"), config, random(), value_scale, /*gate_bias_scale=*/4);
     const auto model = Model::Load(folder_.File("random"), {});
     ASSERT_OK(model);
     for (const StreamKind kind : kHostile) {
-      SCOPED_TRACE(absl::StrCat("model ", i, ", ", Name(kind), ": ", FormatModelConfig(config)));
+      SCOPED_TRACE(absl::StrCat(Name(kind), ", ", Repeat(seed + i), FormatModelConfig(config)));
       const Report report = Drive(**model, kind, random(), tokens, IsLongForm());
       // With bounded gradients nothing can go wrong, but for values whose square is not finite.
       if (bounded && value_scale == 1) {
@@ -429,7 +429,7 @@ TEST_F(HostileStreams, RandomModelsStayBoundedOrRefuse) {
       total.surprise = std::max(total.surprise, report.surprise);
     }
     if ((i + 1) % 10 == 0) {
-      std::printf("%d models\n", i + 1);
+      std::printf("%lld models\n", static_cast<long long>(i + 1));
       std::fflush(stdout);
     }
   }
@@ -446,7 +446,9 @@ TEST_F(HostileStreams, RandomModelsStayBoundedOrRefuse) {
                 timed ? total.slowdowns.back() : 0);
     refused += total.refused;
   }
-  EXPECT_GT(refused, 0);
+  if (models >= 8) {
+    EXPECT_GT(refused, 0);
+  }
 }
 
 TEST_F(HostileStreams, OtherSessionsDoNotNotice) {

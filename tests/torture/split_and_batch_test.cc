@@ -389,12 +389,10 @@ TempFolder* SplitAndBatch::pieces_ = nullptr;
 
 TEST_F(SplitAndBatch, EqualContentHasEqualBits) {
   const uint64_t seed = TestSeed();
-  const char* given = std::getenv("MNEMOSYNE_TORTURE_CASES");
-  const int64_t cases = given != nullptr ? std::atoll(given) : IsLongForm() ? 500 : 15;
+  const int64_t cases = Cases(15, 500);
   int64_t i = 0;
   for (; i < cases && !HasFailure(); ++i) {
-    SCOPED_TRACE(absl::StrCat("case ", i, ": MNEMOSYNE_TEST_SEED=", seed + i, " MNEMOSYNE_TORTURE_CASES=1",
-                              IsLongForm() ? " MNEMOSYNE_TORTURE=1" : ""));
+    SCOPED_TRACE(Repeat(seed + i));
     RunCase(seed + i);
     std::filesystem::remove_all(folder_.File("disturbed"));
     std::filesystem::remove_all(folder_.File("undisturbed"));
