@@ -16,14 +16,13 @@
 #include <set>
 
 #include "tests/core/engine/engine_fixture.h"
+#include "tests/torture/torture.h"
 
 namespace mnemosyne {
 namespace {
 
 using testing::HasSubstr;
 using Code = absl::StatusCode;
-
-bool IsLongForm() { return std::getenv("MNEMOSYNE_TORTURE") != nullptr; }
 
 // A writer as a client has it: opens the session again whenever it lost its seat, and goes on where it is told to.
 class StubbornWriter {
@@ -239,9 +238,9 @@ TEST_F(FaultyDiskTest, ShortWritesChangeNothing) {
 
 TEST_F(FaultyDiskTest, ADiskThatFailsNowAndThenLosesNothing) {
   std::mt19937_64 random(TestSeed());
-  const int rounds = IsLongForm() ? 60 : 3;
+  const int64_t rounds = Cases(2, 60);
   int64_t refusals = 0;
-  for (int round = 0; round < rounds; ++round) {
+  for (int64_t round = 0; round < rounds; ++round) {
     Engine::Options options = Options("data" + std::to_string(round));
     options.snapshot_every_tokens = 256;
     auto engine = Start(options);
@@ -267,10 +266,11 @@ TEST_F(FaultyDiskTest, ADiskThatFailsNowAndThenLosesNothing) {
     StreamText(*engine, "undisturbed", text, {5000});
     EXPECT_EQ(Ask(*engine, "s"), Ask(*engine, "undisturbed"));
   }
-  std::printf("%d rounds, %lld refusals on the way\n", rounds, static_cast<long long>(refusals));
+  std::printf("%lld rounds, %lld refusals on the way\n", static_cast<long long>(rounds),
+              static_cast<long long>(refusals));
 }
 
-// A real file system of 24 MiB, in a mount namespace of a process of its own.
+// A real file system of 96 MiB, in a mount namespace of a process of its own.
 TEST_F(FaultyDiskTest, AFullFileSystemIsToldAndResumedFrom) {
   std::mt19937_64 random(TestSeed());
   const std::string mounted = folder_.path() + "/small";
@@ -278,7 +278,7 @@ TEST_F(FaultyDiskTest, AFullFileSystemIsToldAndResumedFrom) {
   // Before any thread of the engine's: a namespace belongs to the thread that enters it and to those it makes.
   const bool is_own = unshare(CLONE_NEWNS) == 0 || unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0;
   if (!is_own || mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-      mount("tmpfs", mounted.c_str(), "tmpfs", 0, "size=24m") != 0) {
+      mount("tmpfs", mounted.c_str(), "tmpfs", 0, "size=96m") != 0) {
     GTEST_SKIP() << "no mount namespace here: " << std::strerror(errno);
   }
   const std::string ballast = mounted + "/ballast";

@@ -465,14 +465,14 @@ TEST_F(HostileStreams, OtherSessionsDoNotNotice) {
   const auto stream = [](Engine& engine, const std::string& id, const ModelInfo& model, TokenStream tokens,
                          int64_t count) {
     auto observer = std::make_shared<RecordingWriter>();
-    auto writer = engine.OpenWriter(id, {.create_if_missing = true, .model = model.name}, observer);
+    auto writer = engine.OpenWriter(id, {.create_if_missing = true, .creation = {.model = model.name}}, observer);
     ASSERT_OK(writer);
     uint64_t sequence = 1;
     for (int64_t done = 0; done < count; done += 500) {
       const Content content = {.kind = ContentKind::kTokenIds,
                                .tokens = tokens.Next(std::min<int64_t>(500, count - done))};
       absl::Status status;
-      while (absl::IsResourceExhausted(status = (*writer)->Append(sequence, content))) {
+      while (IsNoRoom(status = (*writer)->Append(sequence, content))) {
         absl::SleepFor(absl::Milliseconds(1));
       }
       if (absl::IsFailedPrecondition(status)) return;  // the session stopped

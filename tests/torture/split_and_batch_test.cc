@@ -204,7 +204,7 @@ class SplitAndBatch : public EngineTest {
   static absl::StatusOr<std::unique_ptr<Writer>> Open(Engine& engine, const std::string& id, const std::string& model,
                                                       std::shared_ptr<WriterObserver> observer) {
     while (true) {
-      auto writer = engine.OpenWriter(id, {.create_if_missing = true, .model = model}, observer);
+      auto writer = engine.OpenWriter(id, {.create_if_missing = true, .creation = {.model = model}}, observer);
       if (!absl::IsResourceExhausted(writer.status())) return writer;
       absl::SleepFor(absl::Milliseconds(1));
     }
@@ -214,7 +214,7 @@ class SplitAndBatch : public EngineTest {
                                             const Content& content) {
     while (true) {
       const absl::Status status = writer.Append(sequence, content);
-      if (!absl::IsResourceExhausted(status)) return status;
+      if (!IsNoRoom(status)) return status;
       if (!observer.WaitRooms(++*rooms)) return absl::DeadlineExceededError("no room");
     }
   }
