@@ -17,6 +17,14 @@ function(mnemosyne_options target)
   endif()
 endfunction()
 
+# With the thread sanitizer, this folder and those below it lock by mutexes that it sees.
+macro(mnemosyne_tsan_mutex)
+  if(MNEMOSYNE_SANITIZE STREQUAL "thread")
+    include_directories(BEFORE ${CMAKE_SOURCE_DIR}/tests/tsan)
+    add_compile_options(-Wno-attributes)  # those mutexes are hidden, what holds them is not
+  endif()
+endmacro()
+
 function(mnemosyne_library)
   cmake_parse_arguments(ARG "" "NAME" "SOURCES;DEPS" ${ARGN})
   add_library(${ARG_NAME} STATIC ${ARG_SOURCES})

@@ -60,6 +60,7 @@ class TestStream {
 
   bool Write(const v1::StreamRequest& request) { return stream_->Write(request); }
   void WritesDone() { stream_->WritesDone(); }
+  void TryCancel() { context_.TryCancel(); }  // from any thread
   void Cancel() {
     if (finished_) return;
     context_.TryCancel();
