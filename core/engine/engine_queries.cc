@@ -117,7 +117,7 @@ absl::StatusOr<Session::ForkPoint> EngineImpl::PastForkPoint(const SessionHandle
   absl::StatusOr<Session::ForkPoint> point = look(before);
   if (point.ok()) return point;
   const SessionMetadata after = sessions_->Metadata(id);
-  return after.log_begin == before.log_begin ? point : look(after);  // it was trimmed meanwhile
+  return after.earliest_offset == before.earliest_offset ? point : look(after);  // it was trimmed meanwhile
 }
 
 std::shared_ptr<QueryRun> EngineImpl::FindQuery(uint64_t id) const {

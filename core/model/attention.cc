@@ -105,7 +105,8 @@ Attention::Projected Attention::Extend(const Tensor& x, const Tensor& positions,
   const Tensor token_positions = positions.unsqueeze(1) + at::arange(tokens, positions.options());  // [N, T]
   const Tensor keys = at::cat({state->keys, Rotate(Heads(qkv[1]), token_positions, config_.rope_base)}, 2);
   const Tensor values = at::cat({state->values, Heads(qkv[2])}, 2);
-  *state = {keys.narrow(2, tokens, tail).contiguous(), values.narrow(2, tokens, tail).contiguous()};
+  const auto last = [&](const Tensor& all) { return all.narrow(2, tokens, tail).clone(at::MemoryFormat::Contiguous); };
+  *state = {last(keys), last(values)};
   return {qkv[0], token_positions, keys, values};
 }
 

@@ -198,7 +198,8 @@ NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, MemoryState* state) 
   Tensor history = projected[0];  // [N, K - 1 + T, 3 H d]
   if (config_.conv > 1) {
     history = at::cat({state->conv_tail, history}, 1);
-    state->conv_tail = history.narrow(1, tokens, config_.conv - 1).contiguous();
+    // A copy: a view would keep all of the history in memory for as long as the state lives.
+    state->conv_tail = history.narrow(1, tokens, config_.conv - 1).clone(at::MemoryFormat::Contiguous);
   }
   const Tensor split = Convolved(history, parameters_.conv_weight, parameters_.conv_bias, config_);  // [3, G, T, d]
   const Tensor query_key = L2Normalize(split.narrow(0, 0, 2));

@@ -331,8 +331,9 @@ absl::Status SessionManager::Snapshot(Session& session, int64_t min_tokens) {
     stats_.snapshots += 1;
     stats_.snapshot_bytes += bytes.size();
   }
-  RETURN_IF_ERROR(DropSnapshots(Metadata(session.metadata().id)));
-  return Trim(session);
+  // First the word that the past is gone, then the past: no one is promised what is not there.
+  RETURN_IF_ERROR(Trim(session));
+  return DropSnapshots(Metadata(session.metadata().id));
 }
 
 absl::Status SessionManager::DropSnapshots(const SessionMetadata& metadata) {
@@ -361,7 +362,7 @@ absl::Status SessionManager::Trim(Session& session) {
   const SnapshotHeader& header = older->header;
   absl::MutexLock branches_lock(&branches_mutex_);
   next = Metadata(session.metadata().id);
-  if (header.replay_index <= next.log_begin || next.settings.retention != Retention::kTrim) return absl::OkStatus();
+  if (header.offset <= next.earliest_offset || next.settings.retention != Retention::kTrim) return absl::OkStatus();
   const SessionMetadata former = next;
   TrimLog(next, header.replay_index, header.offset, header.accepted_bytes);
   std::erase_if(next.snapshot_sources,

@@ -100,9 +100,10 @@ TEST_F(ResourcesTest, ManySessionsManyStreamsAndHostileClientsStayWithinTheBudge
     ASSERT_TRUE(open.back()->Write(Opening(absl::StrCat("open-", i))));
     ASSERT_TRUE(open.back()->Read().has_opened()) << i;
   }
+  Say(absl::StrCat(streams, " open streams, nothing memorized").c_str());
   for (int64_t i = 0; i < streams; ++i) ASSERT_TRUE(open[i]->Write(TextRequest(1, Letters(200, i))));
   for (int64_t i = 0; i < streams; ++i) WriteAndWait(*open[i], 2, "x");
-  Say(absl::StrCat(streams, " open streams").c_str());
+  Say(absl::StrCat(streams, " open streams, each with a state").c_str());
   const int64_t before = Resident();
 
   // One that writes and never reads, and three that write as fast as they are let; the others get their turns.
