@@ -4,12 +4,9 @@
 #include <limits>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
+#include "client/client_impl.h"
 #include "client/stream_core.h"
-#include "client/wire.h"
 #include "core/base/status_macros.h"
 
 namespace mnemosyne::client {
@@ -34,85 +31,42 @@ grpc::ChannelArguments ChannelArgumentsFor(const Client::Options& options) {
 
 }  // namespace
 
-class Client::Impl {
- public:
-  Impl(std::shared_ptr<grpc::Channel> channel, const Options& options)
-      : options_(options), channel_(std::move(channel)), stub_(v1::MemoryService::NewStub(channel_)) {}
-
-  // One call's context, which Cancel can reach.
-  class Call {
-   public:
-    Call(Impl* impl, absl::Time deadline) : impl_(impl) {
-      if (deadline != absl::InfiniteFuture()) context_.set_deadline(absl::ToChronoTime(deadline));
-      absl::MutexLock lock(&impl_->mutex_);
-      impl_->calls_.insert(&context_);
-      if (impl_->cancelled_) context_.TryCancel();
-    }
-    explicit Call(Impl* impl) : Call(impl, absl::Now() + impl->options_.call_timeout) {}
-    ~Call() {
-      absl::MutexLock lock(&impl_->mutex_);
-      impl_->calls_.erase(&context_);
-    }
-    grpc::ClientContext* context() { return &context_; }
-
-   private:
-    Impl* const impl_;
-    grpc::ClientContext context_;
-  };
-
-  void Cancel() {
-    absl::MutexLock lock(&mutex_);
-    cancelled_ = true;
-    for (grpc::ClientContext* context : calls_) context->TryCancel();
+absl::StatusOr<QuerySummary> Client::Impl::Query(v1::QueryRequest* request, absl::string_view session_id,
+                                                 const QueryOptions& options,
+                                                 const std::function<void(const QueryDelta&)>& on_delta) {
+  RETURN_IF_ERROR(CheckUtf8("session id", session_id));
+  request->set_session_id(std::string(session_id));
+  if (options.max_tokens) request->set_max_tokens(*options.max_tokens);
+  if (options.temperature) request->set_temperature(*options.temperature);
+  if (options.top_k) request->set_top_k(*options.top_k);
+  if (options.top_p) request->set_top_p(*options.top_p);
+  if (options.seed) request->set_seed(*options.seed);
+  for (const std::string& stop : options.stop) {
+    RETURN_IF_ERROR(CheckUtf8("stop string", stop));
+    request->add_stop(stop);
   }
+  request->set_remember(options.remember);
+  request->set_raw_prompt(options.raw_prompt);
+  if (options.as_of_offset) request->set_as_of_offset(*options.as_of_offset);
 
-  v1::MemoryService::Stub& stub() { return *stub_; }
-  const SharedStub& shared_stub() { return stub_; }
-
-  absl::StatusOr<QuerySummary> Query(v1::QueryRequest* request, absl::string_view session_id,
-                                     const QueryOptions& options,
-                                     const std::function<void(const QueryDelta&)>& on_delta) {
-    RETURN_IF_ERROR(CheckUtf8("session id", session_id));
-    request->set_session_id(std::string(session_id));
-    if (options.max_tokens) request->set_max_tokens(*options.max_tokens);
-    if (options.temperature) request->set_temperature(*options.temperature);
-    if (options.top_k) request->set_top_k(*options.top_k);
-    if (options.top_p) request->set_top_p(*options.top_p);
-    if (options.seed) request->set_seed(*options.seed);
-    for (const std::string& stop : options.stop) {
-      RETURN_IF_ERROR(CheckUtf8("stop string", stop));
-      request->add_stop(stop);
+  Call call(this, options.deadline);
+  std::unique_ptr<grpc::ClientReader<v1::QueryResponse>> reader = stub_->Query(call.context(), *request);
+  absl::optional<QuerySummary> summary;
+  v1::QueryResponse response;
+  while (reader->Read(&response)) {
+    if (response.has_summary()) {
+      summary = FromWire(response.summary());
+    } else if (on_delta != nullptr) {
+      const v1::Delta& delta = response.delta();
+      on_delta({.text = delta.text(),
+                .token_ids = {delta.token_ids().begin(), delta.token_ids().end()},
+                .log_probabilities = {delta.log_probabilities().begin(), delta.log_probabilities().end()}});
     }
-    request->set_remember(options.remember);
-    request->set_raw_prompt(options.raw_prompt);
-
-    Call call(this, options.deadline);
-    std::unique_ptr<grpc::ClientReader<v1::QueryResponse>> reader = stub_->Query(call.context(), *request);
-    absl::optional<QuerySummary> summary;
-    v1::QueryResponse response;
-    while (reader->Read(&response)) {
-      if (response.has_summary()) {
-        summary = FromWire(response.summary());
-      } else if (on_delta != nullptr) {
-        const v1::Delta& delta = response.delta();
-        on_delta({.text = delta.text(),
-                  .token_ids = {delta.token_ids().begin(), delta.token_ids().end()},
-                  .log_probabilities = {delta.log_probabilities().begin(), delta.log_probabilities().end()}});
-      }
-    }
-    RETURN_IF_ERROR(FromWire(reader->Finish()));
-    if (!summary) return absl::InternalError("the server ended an answer without its summary");
-    return *std::move(summary);
   }
-
- private:
-  const Options options_;
-  const std::shared_ptr<grpc::Channel> channel_;
-  const SharedStub stub_;
-  absl::Mutex mutex_;
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::flat_hash_set<grpc::ClientContext*> calls_ ABSL_GUARDED_BY(mutex_);
-};
+  RETURN_IF_ERROR(FromWire(reader->Finish()));
+  if (!summary) return absl::InternalError("the server ended an answer without its summary");
+  return *std::move(summary);
+}
 
 Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Client::~Client() = default;
@@ -125,71 +79,6 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& targe
         absl::StrCat("no connection to '", target, "' within ", absl::FormatDuration(options.connect_timeout)));
   }
   return std::unique_ptr<Client>(new Client(std::make_unique<Impl>(std::move(channel), options)));
-}
-
-absl::StatusOr<SessionInfo> Client::CreateSession(absl::string_view session_id, absl::string_view model,
-                                                  const Labels& labels) {
-  RETURN_IF_ERROR(CheckUtf8("session id", session_id));
-  RETURN_IF_ERROR(CheckUtf8("model's name", model));
-  v1::CreateSessionRequest request;
-  request.set_session_id(std::string(session_id));
-  request.set_model(std::string(model));
-  for (const auto& [key, value] : labels) {
-    RETURN_IF_ERROR(CheckUtf8("label", absl::StrCat(key, "=", value)));
-    (*request.mutable_labels())[key] = value;
-  }
-  v1::CreateSessionResponse response;
-  Impl::Call call(impl_.get());
-  RETURN_IF_ERROR(FromWire(impl_->stub().CreateSession(call.context(), request, &response)));
-  return FromWire(response.session());
-}
-
-absl::StatusOr<SessionInfo> Client::GetSession(absl::string_view session_id) {
-  RETURN_IF_ERROR(CheckUtf8("session id", session_id));
-  v1::GetSessionRequest request;
-  request.set_session_id(std::string(session_id));
-  v1::GetSessionResponse response;
-  Impl::Call call(impl_.get());
-  RETURN_IF_ERROR(FromWire(impl_->stub().GetSession(call.context(), request, &response)));
-  return FromWire(response.session());
-}
-
-absl::StatusOr<std::vector<SessionInfo>> Client::ListSessions(const Labels& labels) {
-  std::vector<SessionInfo> sessions;
-  v1::ListSessionsRequest request;
-  request.set_page_size(kPageSize);
-  for (const auto& [key, value] : labels) {
-    RETURN_IF_ERROR(CheckUtf8("label", absl::StrCat(key, "=", value)));
-    (*request.mutable_labels())[key] = value;
-  }
-  do {
-    v1::ListSessionsResponse response;
-    Impl::Call call(impl_.get());
-    RETURN_IF_ERROR(FromWire(impl_->stub().ListSessions(call.context(), request, &response)));
-    for (const v1::Session& session : response.sessions()) sessions.push_back(FromWire(session));
-    request.set_page_token(response.next_page_token());
-  } while (!request.page_token().empty());
-  return sessions;
-}
-
-absl::Status Client::DeleteSession(absl::string_view session_id) {
-  RETURN_IF_ERROR(CheckUtf8("session id", session_id));
-  v1::DeleteSessionRequest request;
-  request.set_session_id(std::string(session_id));
-  v1::DeleteSessionResponse response;
-  Impl::Call call(impl_.get());
-  return FromWire(impl_->stub().DeleteSession(call.context(), request, &response));
-}
-
-absl::StatusOr<SessionInfo> Client::Reset(absl::string_view session_id, int64_t offset) {
-  RETURN_IF_ERROR(CheckUtf8("session id", session_id));
-  v1::ResetRequest request;
-  request.set_session_id(std::string(session_id));
-  request.set_offset(offset);
-  v1::ResetResponse response;
-  Impl::Call call(impl_.get());
-  RETURN_IF_ERROR(FromWire(impl_->stub().Reset(call.context(), request, &response)));
-  return FromWire(response.session());
 }
 
 absl::StatusOr<std::vector<ModelInfo>> Client::ListModels() {
@@ -227,6 +116,7 @@ absl::StatusOr<std::unique_ptr<StreamWriter>> Client::OpenStream(absl::string_vi
                                                                  const StreamOptions& options) {
   RETURN_IF_ERROR(CheckUtf8("session id", session_id));
   RETURN_IF_ERROR(CheckUtf8("model's name", options.model));
+  RETURN_IF_ERROR(CheckLabels(options.labels));
   if (options.max_unacknowledged_bytes < 1 || options.max_message_bytes < 1) {
     return absl::InvalidArgumentError("max_unacknowledged_bytes and max_message_bytes must be at least 1");
   }

@@ -38,8 +38,9 @@ struct QueryOptions {
   absl::optional<float> top_p;
   absl::optional<uint64_t> seed;
   std::vector<std::string> stop;
-  bool remember = false;    // append the question and the answer to the session afterwards
-  bool raw_prompt = false;  // without the model's question token
+  bool remember = false;                 // append the question and the answer to the session afterwards
+  bool raw_prompt = false;               // without the model's question token
+  absl::optional<int64_t> as_of_offset;  // as if nothing behind that offset had come; not with `remember`
   absl::Time deadline = absl::InfiniteFuture();
 };
 
@@ -64,11 +65,34 @@ struct QuerySummary {
   absl::optional<int64_t> remembered_offset;  // with QueryOptions::remember
 };
 
+struct ForkOptions {
+  absl::optional<int64_t> offset;  // tokens of the session that the fork has; unset: all
+  Labels labels;                   // none: the session's
+  // With any of them set, the others are the server's defaults; with none they are the session's.
+  SessionSettings settings;
+};
+
+struct SessionUpdate {  // what is unset stays
+  absl::optional<Labels> labels;
+  SessionSettings settings;
+};
+
+struct ErasedSpan {
+  SessionInfo session;                // offsets behind the span are lower by its length
+  std::vector<std::string> still_in;  // sessions that share the log by a fork, and have tokens of the span still
+};
+
+struct BackupInfo {
+  uint32_t backup_id = 0;  // counted up from 1 in its folder
+  int64_t bytes = 0;       // of its files, those shared with other backups among them
+  absl::Time create_time;
+};
+
 class Client {
  public:
   struct Options {
     absl::Duration connect_timeout = absl::Seconds(5);
-    absl::Duration call_timeout = absl::InfiniteDuration();  // for every call but Query and streams
+    absl::Duration call_timeout = absl::InfiniteDuration();  // for every call but Query, streams, exports and imports
     // How often an idle connection is checked. The server must permit pings this often.
     absl::Duration keepalive_time = absl::InfiniteDuration();
   };
@@ -81,7 +105,14 @@ class Client {
 
   // An empty id: the server chooses one. An empty model: the server's only one.
   absl::StatusOr<SessionInfo> CreateSession(absl::string_view session_id, absl::string_view model = "",
-                                            const Labels& labels = {});
+                                            const Labels& labels = {}, const SessionSettings& settings = {});
+  // INVALID_ARGUMENT: nothing to change.
+  absl::StatusOr<SessionInfo> UpdateSession(absl::string_view session_id, const SessionUpdate& update);
+  // A session that goes on from another as it is, or was. An empty fork_id: the server chooses one.
+  absl::StatusOr<SessionInfo> ForkSession(absl::string_view session_id, absl::string_view fork_id,
+                                          const ForkOptions& options = {});
+  // The session as if it had never seen the tokens [begin, end). Returns when they are out of the server's files.
+  absl::StatusOr<ErasedSpan> EraseSpan(absl::string_view session_id, int64_t begin, int64_t end);
   absl::StatusOr<SessionInfo> GetSession(absl::string_view session_id);
   // Every session that has all of these labels, in the order of their ids.
   absl::StatusOr<std::vector<SessionInfo>> ListSessions(const Labels& labels = {});
@@ -89,6 +120,17 @@ class Client {
   // Keeps the first `offset` tokens: a block boundary. 0: to empty.
   absl::StatusOr<SessionInfo> Reset(absl::string_view session_id, int64_t offset = 0);
   absl::StatusOr<std::vector<ModelInfo>> ListModels();
+
+  // Gives the session whole to `sink`, in order, a part at a time, in the calling thread (docs/formats/export.md). An
+  // error of the sink's ends the export and is the result.
+  absl::Status ExportSession(absl::string_view session_id, const std::function<absl::Status(absl::string_view)>& sink);
+  // Makes a session of what an export gave. `source` gives the next bytes, empty at the end; its error ends the import,
+  // which leaves nothing, and is the result. An empty id: the one that it was exported with.
+  absl::StatusOr<SessionInfo> ImportSession(absl::string_view session_id,
+                                            const std::function<absl::StatusOr<std::string>()>& source);
+
+  // Copies the server's data folder into its backup folder. FAILED_PRECONDITION: it has none.
+  absl::StatusOr<BackupInfo> CreateBackup();
 
   // Calls `on_delta` (may be empty) in the calling thread for every piece of the answer.
   absl::StatusOr<QuerySummary> Query(absl::string_view session_id, absl::string_view prompt,

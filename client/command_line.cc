@@ -20,10 +20,18 @@ ABSL_FLAG(bool, json, false, "Print JSON");
 ABSL_FLAG(bool, verbose, false, "Print an answer's summary");
 ABSL_FLAG(bool, help, false, "Print the help");
 ABSL_FLAG(std::string, model, "", "Model of a session that is created");
-ABSL_FLAG(std::vector<std::string>, label, {}, "KEY=VALUE, or several with commas between them");
+ABSL_FLAG(absl::optional<std::vector<std::string>>, label, absl::nullopt, "KEY=VALUE, or several with commas between");
 ABSL_FLAG(bool, resume, false, "Leave out what the session has already: its first accepted_bytes bytes");
 ABSL_FLAG(bool, take_over, false, "Take the writer's seat from the stream that has it");
-ABSL_FLAG(int64_t, offset, 0, "Tokens that a reset keeps");
+ABSL_FLAG(std::string, wait, "memorized", "What a stream waits for: accepted, durable or memorized");
+ABSL_FLAG(absl::optional<int64_t>, offset, absl::nullopt, "Tokens that a reset keeps, or that a fork has");
+ABSL_FLAG(absl::optional<int64_t>, as_of_offset, absl::nullopt, "Answer as if nothing behind it had come");
+ABSL_FLAG(std::string, session, "", "Id of an imported session");
+ABSL_FLAG(std::string, retention, "", "keep or trim");
+ABSL_FLAG(absl::optional<absl::Duration>, ttl, absl::nullopt, "Life of a session since its creation");
+ABSL_FLAG(absl::optional<absl::Duration>, idle_ttl, absl::nullopt, "Life of a session since its last use");
+ABSL_FLAG(absl::optional<int64_t>, max_backlog_tokens, absl::nullopt, "Tokens accepted and not memorized");
+ABSL_FLAG(absl::optional<int64_t>, max_log_bytes, absl::nullopt, "Content that a session's log may hold");
 ABSL_FLAG(int32_t, max_tokens, 0, "Most tokens in an answer");
 ABSL_FLAG(double, temperature, -1, "0 is greedy");
 ABSL_FLAG(int32_t, top_k, 0, "Sample from the likeliest so many tokens");
@@ -51,6 +59,12 @@ constexpr CommandShape kCommands[] = {
     {"query", 2, kManyArguments, "mnemo query SESSION QUESTION..."},
     {"chat", 1, 1, "mnemo chat SESSION"},
     {"reset", 1, 1, "mnemo reset SESSION [--offset=TOKENS]"},
+    {"fork", 2, 2, "mnemo fork SESSION FORK [--offset=TOKENS]"},
+    {"erase", 3, 3, "mnemo erase SESSION BEGIN END"},
+    {"update", 1, 1, "mnemo update SESSION [--label=KEY=VALUE,...] [--retention=keep|trim] [--ttl=24h] ..."},
+    {"export", 1, 2, "mnemo export SESSION [FILE|-]"},
+    {"import", 0, 1, "mnemo import [FILE|-] [--session=ID]"},
+    {"backup", 0, 0, "mnemo backup"},
     {"sessions", 0, 0, "mnemo sessions [--label=KEY=VALUE,...]"},
     {"show", 1, 1, "mnemo show SESSION"},
     {"delete", 1, 1, "mnemo delete SESSION"},
@@ -59,10 +73,20 @@ constexpr CommandShape kCommands[] = {
 };
 
 // The flags that are the program's own; libraries may define others.
-constexpr absl::string_view kFlags[] = {"server",    "connect_timeout", "timeout", "json",      "verbose", "help",
-                                        "model",     "label",           "resume",  "take_over", "offset",  "max_tokens",
-                                        "top_k",     "temperature",     "top_p",   "seed",      "stop",    "remember",
-                                        "raw_prompt"};
+constexpr absl::string_view kFlags[] = {"server",       "connect_timeout",
+                                        "timeout",      "json",
+                                        "verbose",      "help",
+                                        "model",        "label",
+                                        "resume",       "take_over",
+                                        "wait",         "offset",
+                                        "session",      "max_tokens",
+                                        "top_k",        "temperature",
+                                        "top_p",        "seed",
+                                        "stop",         "remember",
+                                        "raw_prompt",   "as_of_offset",
+                                        "retention",    "ttl",
+                                        "idle_ttl",     "max_backlog_tokens",
+                                        "max_log_bytes"};
 
 absl::CommandLineFlag* FindFlag(absl::string_view name) {
   for (absl::string_view known : kFlags) {
@@ -133,12 +157,13 @@ absl::StatusOr<QueryOptions> QueryFlags() {
   }
   query.remember = absl::GetFlag(FLAGS_remember);
   query.raw_prompt = absl::GetFlag(FLAGS_raw_prompt);
+  query.as_of_offset = absl::GetFlag(FLAGS_as_of_offset);
   return query;
 }
 
 absl::StatusOr<Labels> LabelFlags() {
   Labels labels;
-  for (const std::string& label : absl::GetFlag(FLAGS_label)) {
+  for (const std::string& label : absl::GetFlag(FLAGS_label).value_or(std::vector<std::string>())) {
     std::pair<std::string, std::string> parts = absl::StrSplit(label, absl::MaxSplits('=', 1));
     if (parts.first.empty() || !absl::StrContains(label, '=')) {
       return absl::InvalidArgumentError(absl::StrCat("--label takes KEY=VALUE, not '", label, "'"));
@@ -146,6 +171,49 @@ absl::StatusOr<Labels> LabelFlags() {
     labels[parts.first] = parts.second;
   }
   return labels;
+}
+
+absl::StatusOr<SessionSettings> SettingsFlags() {
+  SessionSettings settings;
+  if (const std::string text = absl::GetFlag(FLAGS_retention); text == "keep" || text == "trim") {
+    settings.retention = text == "keep" ? Retention::kKeep : Retention::kTrim;
+  } else if (!text.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("--retention cannot be '", text, "'; it is keep or trim"));
+  }
+  settings.ttl = absl::GetFlag(FLAGS_ttl);
+  settings.idle_ttl = absl::GetFlag(FLAGS_idle_ttl);
+  settings.max_backlog_tokens = absl::GetFlag(FLAGS_max_backlog_tokens);
+  settings.max_log_bytes = absl::GetFlag(FLAGS_max_log_bytes);
+  return settings;
+}
+
+absl::StatusOr<DeliveryLevel> WaitFlag() {
+  const std::string text = absl::GetFlag(FLAGS_wait);
+  if (text == "accepted") return DeliveryLevel::kAccepted;
+  if (text == "durable") return DeliveryLevel::kDurable;
+  if (text == "memorized") return DeliveryLevel::kMemorized;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--wait cannot be '", text, "'; it is accepted, durable or memorized"));
+}
+
+absl::StatusOr<int64_t> OffsetArgument(absl::string_view name, const std::string& text) {
+  int64_t offset = 0;
+  if (absl::SimpleAtoi(text, &offset)) return offset;
+  return absl::InvalidArgumentError(absl::StrCat(name, " is an offset in tokens, not '", text, "'"));
+}
+
+// A setting that the command would not heed is a mistake better told than swallowed.
+absl::Status CheckSettingsFit(const CommandLine& line) {
+  const bool takes_settings =
+      line.command == "create" || line.command == "stream" || line.command == "fork" || line.command == "update";
+  if (!line.settings.empty() && !takes_settings) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("mnemo ", line.command, " takes no settings of sessions; ", "create, stream, fork and update do"));
+  }
+  if (line.command == "update" && line.settings.empty() && !line.has_labels) {
+    return absl::InvalidArgumentError("nothing to update: name a label or a setting");
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckShape(const CommandLine& line) {
@@ -190,8 +258,17 @@ absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& arg
   line.resume = absl::GetFlag(FLAGS_resume);
   line.take_over = absl::GetFlag(FLAGS_take_over);
   line.offset = absl::GetFlag(FLAGS_offset);
+  line.session = absl::GetFlag(FLAGS_session);
+  line.has_labels = absl::GetFlag(FLAGS_label).has_value();
+  if (line.command == "erase") {
+    ASSIGN_OR_RETURN(line.begin, OffsetArgument("BEGIN", line.arguments[1]));
+    ASSIGN_OR_RETURN(line.end, OffsetArgument("END", line.arguments[2]));
+  }
+  ASSIGN_OR_RETURN(line.wait, WaitFlag());
   ASSIGN_OR_RETURN(line.labels, LabelFlags());
+  ASSIGN_OR_RETURN(line.settings, SettingsFlags());
   ASSIGN_OR_RETURN(line.query, QueryFlags());
+  RETURN_IF_ERROR(CheckSettingsFit(line));
   return line;
 }
 
@@ -201,16 +278,29 @@ absl::string_view HelpText() {
   mnemo stream SESSION [FILE|-]      stream a file or standard input to a session, created when it is missing
       --resume                       leave out what the session has already: its first accepted_bytes bytes
       --take_over                    take the writer's seat from the stream that has it
+      --wait=LEVEL                   end when all is accepted, durable or memorized (the default)
   mnemo query SESSION QUESTION...    ask once
   mnemo chat SESSION                 ask line by line; /tell TEXT streams the text, /quit ends
       --max_tokens=N --temperature=T --top_k=N --top_p=P --seed=N --stop=A,B --remember --raw_prompt --timeout=30s
+      --as_of_offset=TOKENS          query: as if nothing behind it had come
       --verbose                      the answer's summary, on standard error
   mnemo create SESSION               make an empty session (--label=KEY=VALUE,...)
   mnemo show SESSION                 how far a session has come
   mnemo sessions                     list the sessions (--label=KEY=VALUE,...)
   mnemo reset SESSION                forget everything, or all after --offset=TOKENS
+  mnemo fork SESSION FORK            make a session that goes on from another, as it is or was at --offset=TOKENS
+  mnemo erase SESSION BEGIN END      unlearn the tokens [BEGIN, END), as if they had never come
+  mnemo update SESSION               change its labels (--label) and settings
+  mnemo export SESSION [FILE|-]      write a session whole, to a file or standard output
+  mnemo import [FILE|-]              make a session of that (--session=ID for another id)
   mnemo delete SESSION               delete a session with all it knows
   mnemo models                       list the models
+  mnemo backup                       copy all the server has into its backup folder
+
+  settings, for create, stream and fork (of a session that is made) and update:
+      --retention=keep|trim          keep the whole log, or what the snapshots need
+      --ttl=24h --idle_ttl=1h        delete it so long after its creation, after its last use; inf: never
+      --max_backlog_tokens=N --max_log_bytes=N   its limits; 0: the server's
 
   --server=HOST:PORT                 default: $MNEMOSYNE_SERVER, or 127.0.0.1:50051
   --connect_timeout=5s               how long to wait for the connection

@@ -31,7 +31,12 @@ struct CommandLine {
   Labels labels;
   bool resume = false;
   bool take_over = false;
-  int64_t offset = 0;
+  DeliveryLevel wait = DeliveryLevel::kMemorized;  // what a stream waits for before it ends
+  absl::optional<int64_t> offset;
+  std::string session;         // --session of an import
+  int64_t begin = 0, end = 0;  // the span of an erasure
+  bool has_labels = false;     // --label was given
+  SessionSettings settings;
   QueryOptions query;
 };
 

@@ -18,8 +18,6 @@
 namespace mnemosyne::client {
 namespace {
 
-std::string LabelsText(const Labels& labels) { return absl::StrJoin(labels, ",", absl::PairFormatter("=")); }
-
 std::string SummaryText(const QuerySummary& summary) {
   std::string text = absl::StrFormat(
       "%d prompt tokens, %d answer tokens, %s; first token after %.3f s (%.3f s of it waiting), all after %.3f s; "
@@ -30,42 +28,6 @@ std::string SummaryText(const QuerySummary& summary) {
       absl::ToDoubleSeconds(summary.total_time), summary.as_of_offset, summary.pending_tokens);
   if (summary.remembered_offset) absl::StrAppend(&text, "; remembered up to token ", *summary.remembered_offset);
   return text;
-}
-
-void PrintSession(const CommandLine& line, const SessionInfo& session, const Terminal& terminal) {
-  if (line.json) {
-    terminal.out << SessionJson(session) << "\n";
-    return;
-  }
-  const Watermarks& watermarks = session.watermarks;
-  terminal.out << "session    " << session.session_id << "\nmodel      " << session.model << " (" << session.fingerprint
-               << ")\naccepted   " << FormatCount(watermarks.accepted) << " tokens ("
-               << FormatBytes(watermarks.accepted_bytes) << ")\ndurable    " << FormatCount(watermarks.durable)
-               << " tokens\nmemorized  " << FormatCount(watermarks.memorized) << " tokens\npending    "
-               << FormatCount(session.pending_tokens) << " tokens\nstate      " << FormatBytes(session.state_bytes)
-               << (session.resident ? ", in memory" : ", on disk") << "\nlog        " << FormatBytes(session.log_bytes)
-               << "\nepoch      " << session.epoch << "\nsequence   " << session.next_sequence
-               << " comes next\ncreated    " << absl::FormatTime(session.create_time) << "\nupdated    "
-               << absl::FormatTime(session.update_time) << "\n";
-  if (!session.labels.empty()) terminal.out << "labels     " << LabelsText(session.labels) << "\n";
-  if (session.failure) terminal.out << "failure    " << *session.failure << " (mnemo reset goes back before it)\n";
-}
-
-absl::Status RunSessions(const CommandLine& line, Client* client, const Terminal& terminal) {
-  ASSIGN_OR_RETURN(std::vector<SessionInfo> sessions, client->ListSessions(line.labels));
-  for (const SessionInfo& session : sessions) {
-    if (line.json) {
-      terminal.out << SessionJson(session) << "\n";
-      continue;
-    }
-    terminal.out << absl::StrFormat("%-24s %-16s %15s tokens %15s memorized", session.session_id, session.model,
-                                    FormatCount(session.watermarks.accepted),
-                                    FormatCount(session.watermarks.memorized));
-    if (!session.labels.empty()) terminal.out << "  " << LabelsText(session.labels);
-    if (session.failure) terminal.out << "  failed: " << *session.failure;
-    terminal.out << "\n";
-  }
-  return absl::OkStatus();
 }
 
 absl::Status RunModels(const CommandLine& line, Client* client, const Terminal& terminal) {
@@ -167,33 +129,14 @@ absl::Status RunCommand(const CommandLine& line, Client* client, Interrupt* inte
   interrupt->SetAction([client] { client->Cancel(); });
   if (line.command == "stream") return RunStream(line, client, interrupt, terminal);
   if (line.command == "chat") return RunChat(line, client, interrupt, terminal);
-  if (line.command == "sessions") return RunSessions(line, client, terminal);
   if (line.command == "models") return RunModels(line, client, terminal);
-  const std::string& session_id = line.arguments[0];
   if (line.command == "query") {
     return Ask(line, absl::StrJoin(line.arguments.begin() + 1, line.arguments.end(), " "), client, terminal);
   }
-  if (line.command == "show") {
-    ASSIGN_OR_RETURN(SessionInfo session, client->GetSession(session_id));
-    PrintSession(line, session, terminal);
-    return absl::OkStatus();
+  if (line.command == "export" || line.command == "import" || line.command == "backup") {
+    return RunTransfer(line, client, interrupt, terminal);
   }
-  if (line.command == "create") {
-    ASSIGN_OR_RETURN(SessionInfo session, client->CreateSession(session_id, line.model, line.labels));
-    PrintSession(line, session, terminal);
-    return absl::OkStatus();
-  }
-  if (line.command == "reset") {
-    ASSIGN_OR_RETURN(SessionInfo session, client->Reset(session_id, line.offset));
-    PrintSession(line, session, terminal);
-    return absl::OkStatus();
-  }
-  if (line.command == "delete") {
-    RETURN_IF_ERROR(client->DeleteSession(session_id));
-    terminal.out << (line.json ? DeletedJson(session_id) : absl::StrCat("deleted '", session_id, "'")) << "\n";
-    return absl::OkStatus();
-  }
-  return absl::InternalError(absl::StrCat("command '", line.command, "' has no code"));
+  return RunSessionCommand(line, client, terminal);
 }
 
 }  // namespace mnemosyne::client

@@ -8,7 +8,7 @@ namespace mnemosyne::client {
 namespace {
 
 bool AsksForASession(const CommandLine& line) {
-  for (absl::string_view command : {"query", "chat", "reset", "show", "delete"}) {
+  for (absl::string_view command : {"query", "chat", "reset", "show", "delete", "fork", "erase", "update", "export"}) {
     if (line.command == command) return true;
   }
   return false;

@@ -19,6 +19,39 @@ Json ToJson(const Watermarks& watermarks) {
 
 std::string ToText(absl::Time time) { return absl::FormatTime(absl::RFC3339_full, time, absl::UTCTimeZone()); }
 
+Json ToJson(const SessionSettings& settings) {
+  Json json = {{"retention", std::string(RetentionName(settings.retention.value_or(Retention::kUnspecified)))}};
+  const auto add_lifetime = [&](const char* name, absl::optional<absl::Duration> lifetime) {
+    if (lifetime && *lifetime != absl::InfiniteDuration()) json[name] = absl::ToDoubleSeconds(*lifetime);
+  };
+  add_lifetime("ttl_seconds", settings.ttl);
+  add_lifetime("idle_ttl_seconds", settings.idle_ttl);
+  json["max_backlog_tokens"] = settings.max_backlog_tokens.value_or(0);
+  json["max_log_bytes"] = settings.max_log_bytes.value_or(0);
+  return json;
+}
+
+Json ToJson(const SessionInfo& session) {
+  Json json = {{"session_id", session.session_id},
+               {"model", session.model},
+               {"fingerprint", session.fingerprint},
+               {"watermarks", ToJson(session.watermarks)},
+               {"epoch", session.epoch},
+               {"next_sequence", session.next_sequence},
+               {"pending_tokens", session.pending_tokens},
+               {"state_bytes", session.state_bytes},
+               {"log_bytes", session.log_bytes},
+               {"resident", session.resident},
+               {"labels", session.labels},
+               {"create_time", ToText(session.create_time)},
+               {"update_time", ToText(session.update_time)}};
+  if (session.failure) json["failure"] = *session.failure;
+  json["settings"] = ToJson(session.settings);
+  json["earliest_offset"] = session.earliest_offset;
+  if (session.expire_time != absl::InfiniteFuture()) json["expire_time"] = ToText(session.expire_time);
+  return json;
+}
+
 }  // namespace
 
 absl::string_view StopReasonName(StopReason reason) {
@@ -49,23 +82,19 @@ absl::string_view TokenizerName(TokenizerKind kind) {
   return "unspecified";
 }
 
-std::string SessionJson(const SessionInfo& session) {
-  Json json = {{"session_id", session.session_id},
-               {"model", session.model},
-               {"fingerprint", session.fingerprint},
-               {"watermarks", ToJson(session.watermarks)},
-               {"epoch", session.epoch},
-               {"next_sequence", session.next_sequence},
-               {"pending_tokens", session.pending_tokens},
-               {"state_bytes", session.state_bytes},
-               {"log_bytes", session.log_bytes},
-               {"resident", session.resident},
-               {"labels", session.labels},
-               {"create_time", ToText(session.create_time)},
-               {"update_time", ToText(session.update_time)}};
-  if (session.failure) json["failure"] = *session.failure;
-  return Dump(json);
+absl::string_view RetentionName(Retention retention) {
+  switch (retention) {
+    case Retention::kKeep:
+      return "keep";
+    case Retention::kTrim:
+      return "trim";
+    case Retention::kUnspecified:
+      break;
+  }
+  return "unspecified";
 }
+
+std::string SessionJson(const SessionInfo& session) { return Dump(ToJson(session)); }
 
 std::string ModelJson(const ModelInfo& model) {
   return Dump(Json{{"name", model.name},
@@ -96,6 +125,19 @@ std::string AnswerJson(absl::string_view session_id, const QueryDelta& answer, c
 
 std::string DeletedJson(absl::string_view session_id) {
   return Dump(Json{{"session_id", std::string(session_id)}, {"deleted", true}});
+}
+
+std::string ErasedJson(const ErasedSpan& erased) {
+  return Dump(Json{{"session", ToJson(erased.session)}, {"still_in", erased.still_in}});
+}
+
+std::string ExportedJson(absl::string_view session_id, absl::string_view file, int64_t bytes) {
+  return Dump(Json{{"session_id", std::string(session_id)}, {"file", std::string(file)}, {"bytes", bytes}});
+}
+
+std::string BackupJson(const BackupInfo& backup) {
+  return Dump(
+      Json{{"backup_id", backup.backup_id}, {"bytes", backup.bytes}, {"create_time", ToText(backup.create_time)}});
 }
 
 std::string StreamJson(const StreamTotals& totals) {

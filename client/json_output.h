@@ -13,6 +13,9 @@ std::string SessionJson(const SessionInfo& session);
 std::string ModelJson(const ModelInfo& model);
 std::string AnswerJson(absl::string_view session_id, const QueryDelta& answer, const QuerySummary& summary);
 std::string DeletedJson(absl::string_view session_id);
+std::string ErasedJson(const ErasedSpan& erased);
+std::string ExportedJson(absl::string_view session_id, absl::string_view file, int64_t bytes);
+std::string BackupJson(const BackupInfo& backup);
 
 // What a finished, or interrupted, stream came to.
 struct StreamTotals {
@@ -29,5 +32,6 @@ std::string StreamJson(const StreamTotals& totals);
 // The names that the proto has, in lower case and without their prefix.
 absl::string_view StopReasonName(StopReason reason);
 absl::string_view TokenizerName(TokenizerKind kind);
+absl::string_view RetentionName(Retention retention);
 
 }  // namespace mnemosyne::client

@@ -35,7 +35,8 @@ int Main(const std::vector<std::string>& arguments) {
                                .err = std::cerr,
                                .input = STDIN_FILENO,
                                .shows_progress = isatty(STDERR_FILENO) != 0,
-                               .prompts = isatty(STDIN_FILENO) != 0 && isatty(STDOUT_FILENO) != 0};
+                               .prompts = isatty(STDIN_FILENO) != 0 && isatty(STDOUT_FILENO) != 0,
+                               .out_is_terminal = isatty(STDOUT_FILENO) != 0};
     status = RunCommand(*line, client->get(), &interrupt, terminal);
     interrupt.SetAction(nullptr);
     if (absl::IsCancelled(status) && !interrupt.happened()) status = absl::UnavailableError(status.message());

@@ -18,12 +18,24 @@ struct Watermarks {
   int64_t accepted_bytes = 0;  // content accepted since the session was last empty: text as its bytes, a token id as 4
 };
 
+enum class Retention { kUnspecified, kKeep, kTrim };
+
+// How a session is kept; memory_service.proto has the ranges. Unset: the server's default, of an update: as it was.
+struct SessionSettings {
+  absl::optional<Retention> retention;
+  absl::optional<absl::Duration> ttl;                         // since its creation; infinite: never
+  absl::optional<absl::Duration> idle_ttl;                    // since its last use; infinite: never
+  absl::optional<int64_t> max_backlog_tokens, max_log_bytes;  // 0: the server's default
+
+  bool empty() const { return !retention && !ttl && !idle_ttl && !max_backlog_tokens && !max_log_bytes; }
+};
+
 struct SessionInfo {
   std::string session_id;
   std::string model;
   std::string fingerprint;  // 32 hex digits: the state belongs to exactly these weights
   Watermarks watermarks;
-  uint64_t epoch = 0;          // counted up by every reset
+  uint64_t epoch = 0;          // counted up by every reset and every erasure
   uint64_t next_sequence = 0;  // what the next append must carry
   int64_t pending_tokens = 0;  // accepted and not yet memorized
   int64_t state_bytes = 0;
@@ -33,6 +45,9 @@ struct SessionInfo {
   absl::Time create_time;
   absl::Time update_time;
   absl::optional<std::string> failure;  // where the memory stopped; only a reset clears it
+  SessionSettings settings;             // all of them set
+  int64_t earliest_offset = 0;          // the earliest that can be gone back to; 0 unless the log is trimmed
+  absl::Time expire_time = absl::InfiniteFuture();  // by SessionSettings::ttl
 };
 
 enum class TokenizerKind { kUnspecified, kBytes, kSentencePiece, kNone };

@@ -22,31 +22,6 @@ namespace {
 
 constexpr size_t kReadBytes = size_t{256} << 10;
 
-// An open file that is streamed, and its size where it has one.
-struct Input {
-  int file = -1;
-  std::string name;
-  absl::optional<int64_t> bytes;
-};
-
-absl::StatusOr<Input> OpenInput(const std::string& path, int standard_input) {
-  Input input = {.file = standard_input, .name = "standard input"};
-  if (path != "-") {
-    input.name = path;
-    input.file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (input.file < 0) return absl::InvalidArgumentError(absl::StrCat("cannot open '", path, "': ", strerror(errno)));
-  }
-  struct stat info;
-  if (fstat(input.file, &info) == 0) {
-    if (S_ISDIR(info.st_mode)) {
-      close(input.file);
-      return absl::InvalidArgumentError(absl::StrCat("'", path, "' is a folder"));
-    }
-    if (S_ISREG(info.st_mode)) input.bytes = info.st_size;
-  }
-  return input;
-}
-
 // Reads past what the session has. Also where the input cannot seek.
 absl::Status Skip(const Input& input, int64_t bytes, Interrupt* interrupt) {
   std::vector<char> buffer(kReadBytes);
@@ -87,11 +62,31 @@ std::string TotalsText(const StreamTotals& totals) {
 
 }  // namespace
 
+absl::StatusOr<Input> OpenInput(const std::string& path, const Terminal& terminal) {
+  Input input = {.file = terminal.input, .name = "standard input", .bytes = absl::nullopt};
+  if (path != "-") {
+    input.name = path;
+    input.file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (input.file < 0) return absl::InvalidArgumentError(absl::StrCat("cannot open '", path, "': ", strerror(errno)));
+  }
+  struct stat info;
+  if (fstat(input.file, &info) == 0) {
+    if (S_ISDIR(info.st_mode)) {
+      close(input.file);
+      return absl::InvalidArgumentError(absl::StrCat("'", path, "' is a folder"));
+    }
+    if (S_ISREG(info.st_mode)) input.bytes = info.st_size;
+  }
+  return input;
+}
+
+void CloseInput(const Input& input, const Terminal& terminal) {
+  if (input.file != terminal.input) close(input.file);
+}
+
 absl::Status RunStream(const CommandLine& line, Client* client, Interrupt* interrupt, const Terminal& terminal) {
-  ASSIGN_OR_RETURN(const Input input, OpenInput(line.arguments.size() > 1 ? line.arguments[1] : "-", terminal.input));
-  absl::Cleanup close_input = [&] {
-    if (input.file != terminal.input) close(input.file);
-  };
+  ASSIGN_OR_RETURN(const Input input, OpenInput(line.arguments.size() > 1 ? line.arguments[1] : "-", terminal));
+  absl::Cleanup close_input = [&] { CloseInput(input, terminal); };
 
   // The callbacks come before the bar can be made: it needs to know where the session was.
   std::atomic<ProgressBar*> bar_to_show{nullptr};
@@ -100,6 +95,8 @@ absl::Status RunStream(const CommandLine& line, Client* client, Interrupt* inter
   StreamOptions options;
   options.model = line.model;
   options.take_over = line.take_over;
+  options.labels = line.labels;
+  options.settings = line.settings;
   options.on_progress = [&](const StreamProgress& progress) {
     ProgressBar* const bar = bar_to_show;
     if (bar == nullptr) return;
@@ -122,8 +119,9 @@ absl::Status RunStream(const CommandLine& line, Client* client, Interrupt* inter
 
   absl::Status status = Skip(input, skipped_bytes, interrupt);
   if (status.ok()) status = Copy(input, writer.get(), interrupt);
-  if (status.ok()) status = writer->Flush();
-  if (status.ok()) status = writer->Close();
+  if (status.ok()) status = writer->Await(line.wait);
+  // What is accepted stays, also when its stream is broken off: only the higher levels are worth a close.
+  if (status.ok() && line.wait != DeliveryLevel::kAccepted) status = writer->Close();
   interrupt->SetAction(nullptr);
   StreamTotals totals = {.session_id = opened.session.session_id,
                          .created = opened.created,

@@ -110,6 +110,8 @@ absl::Status StreamWriter::Core::RunConnection(bool* progressed) {
     if (!ever_opened_) {
       open->set_create_if_missing(options_.create_if_missing);
       open->set_model(options_.model);
+      open->mutable_labels()->insert(options_.labels.begin(), options_.labels.end());
+      ToWire(options_.settings, open->mutable_settings());
       open->set_take_over(options_.take_over);
     }
     context_ = &context;
@@ -200,6 +202,7 @@ absl::Status StreamWriter::Core::OnOpened(const v1::Opened& opened) {
     if (!held_.empty() && held_.front().sequence < session.next_sequence) AskOwnFlush(0);
   }
   next_to_send_ = session.next_sequence;
+  progress_.sequence = session.next_sequence - 1;  // lower than before when the server lost what was not durable
   progress_.watermarks = session.watermarks;
   open_ = true;
   changed_.SignalAll();
@@ -211,11 +214,13 @@ absl::Status StreamWriter::Core::OnAck(const v1::Ack& ack) {
   if (!open_) return absl::InternalError(absl::StrCat(Name(), ": the server acknowledged before it opened the stream"));
   progress_.watermarks = FromWire(ack.watermarks());
   progress_.sequence = ack.sequence();
-  progress_.durable_sequence = ack.durable_sequence();
+  progress_.durable_sequence = std::max(progress_.durable_sequence, ack.durable_sequence());
+  progress_.memorized_sequence = std::max(progress_.memorized_sequence, ack.memorized_sequence());
   if (ack.has_mean_surprise()) progress_.mean_surprise = ack.mean_surprise();
   DropThrough(ack.durable_sequence());
   if (ack.flushed() && flushes_sent_ > 0) {
-    DropThrough(flushes_.front().covers_sequence);
+    flushed_sequence_ = std::max(flushed_sequence_, flushes_.front().covers_sequence);
+    DropThrough(flushed_sequence_);
     if (flushes_.front().ticket != 0) answered_ticket_ = flushes_.front().ticket;
     flushes_.pop_front();
     --flushes_sent_;
@@ -345,6 +350,29 @@ absl::Status StreamWriter::Core::AppendTokens(absl::Span<const int32_t> token_id
   return status;
 }
 
+absl::Status StreamWriter::Core::Await(DeliveryLevel level, uint64_t sequence, absl::Time deadline) {
+  absl::MutexLock lock(&mutex_);
+  if (sequence >= next_sequence_) {
+    return absl::OutOfRangeError(
+        absl::StrCat(Name(), ": append ", sequence, " was not made yet; the last is ", next_sequence_ - 1));
+  }
+  // No ack need come for what fills no block, so memorized is asked for; the others have an ack of their own.
+  absl::Time patience_ends = level == DeliveryLevel::kMemorized ? absl::InfinitePast() : absl::Now() + kAckPatience;
+  while (Reached(level) < sequence) {
+    RETURN_IF_ERROR(EndedStatus());
+    const absl::Time now = absl::Now();
+    if (now >= deadline) {
+      return absl::DeadlineExceededError(absl::StrCat(Name(), ": waiting for append ", sequence, " took too long"));
+    }
+    if (now >= patience_ends) {
+      AskOwnFlush(sequence);
+      patience_ends = absl::InfiniteFuture();
+    }
+    changed_.WaitWithDeadline(&mutex_, std::min(deadline, patience_ends));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status StreamWriter::Core::Flush(absl::Time deadline) {
   absl::MutexLock lock(&mutex_);
   RETURN_IF_ERROR(EndedStatus());
@@ -375,6 +403,11 @@ absl::Status StreamWriter::Core::Close(absl::Time deadline) {
     changed_.WaitWithDeadline(&mutex_, deadline);
   }
   return *final_status_;
+}
+
+uint64_t StreamWriter::Core::appended_sequence() const {
+  absl::MutexLock lock(&mutex_);
+  return next_sequence_ - 1;
 }
 
 StreamProgress StreamWriter::Core::progress() const {
@@ -452,6 +485,18 @@ void StreamWriter::Core::AskOwnFlush(uint64_t after_sequence) {
     flushes_.push_back({.after_sequence = after_sequence});
   }
   changed_.SignalAll();
+}
+
+uint64_t StreamWriter::Core::Reached(DeliveryLevel level) const {
+  switch (level) {
+    case DeliveryLevel::kAccepted:
+      return std::max({progress_.sequence, progress_.durable_sequence, flushed_sequence_});
+    case DeliveryLevel::kDurable:
+      return std::max(progress_.durable_sequence, flushed_sequence_);
+    case DeliveryLevel::kMemorized:
+      break;
+  }
+  return std::max(progress_.memorized_sequence, flushed_sequence_);
 }
 
 bool StreamWriter::Core::NothingLeft() const {

@@ -34,10 +34,12 @@ class StreamWriter::Core {
   const StreamOpening& opened() const { return opening_; }
   absl::Status Append(absl::string_view text, absl::Time deadline);
   absl::Status AppendTokens(absl::Span<const int32_t> token_ids, absl::Time deadline);
+  absl::Status Await(DeliveryLevel level, uint64_t sequence, absl::Time deadline);
   absl::Status Flush(absl::Time deadline);
   absl::Status Close(absl::Time deadline);
   void Cancel();
   StreamProgress progress() const;
+  uint64_t appended_sequence() const;
   int64_t appended_bytes() const;
   int64_t unacknowledged_bytes() const;
 
@@ -76,6 +78,8 @@ class StreamWriter::Core {
   void Hold(v1::StreamRequest request, int64_t content_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DropThrough(uint64_t sequence) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AskOwnFlush(uint64_t after_sequence) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The last append that has come to the level.
+  uint64_t Reached(DeliveryLevel level) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool NothingLeft() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status EndedStatus() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void End(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -111,7 +115,8 @@ class StreamWriter::Core {
   size_t flushes_sent_ ABSL_GUARDED_BY(mutex_) = 0;  // of flushes_, on this connection
   uint64_t last_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t answered_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool appending_ ABSL_GUARDED_BY(mutex_) = false;  // an Append has its turn
+  uint64_t flushed_sequence_ ABSL_GUARDED_BY(mutex_) = 0;  // appends up to here were answered by a flush
+  bool appending_ ABSL_GUARDED_BY(mutex_) = false;         // an Append has its turn
   int64_t appended_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   StreamProgress progress_ ABSL_GUARDED_BY(mutex_);
 

@@ -13,6 +13,13 @@ absl::Status StreamWriter::Append(absl::string_view text, absl::Time deadline) {
 absl::Status StreamWriter::AppendTokens(absl::Span<const int32_t> token_ids, absl::Time deadline) {
   return core_->AppendTokens(token_ids, deadline);
 }
+uint64_t StreamWriter::appended_sequence() const { return core_->appended_sequence(); }
+absl::Status StreamWriter::Await(DeliveryLevel level, absl::Time deadline) {
+  return core_->Await(level, core_->appended_sequence(), deadline);
+}
+absl::Status StreamWriter::AwaitSequence(DeliveryLevel level, uint64_t sequence, absl::Time deadline) {
+  return core_->Await(level, sequence, deadline);
+}
 absl::Status StreamWriter::Flush(absl::Time deadline) { return core_->Flush(deadline); }
 absl::Status StreamWriter::Close(absl::Time deadline) { return core_->Close(deadline); }
 void StreamWriter::Cancel() { core_->Cancel(); }

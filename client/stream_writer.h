@@ -2,6 +2,7 @@
 //
 //   ASSIGN_OR_RETURN(auto writer, client->OpenStream("book", {}));
 //   RETURN_IF_ERROR(writer->Append(text));    // any size, cut anywhere
+//   RETURN_IF_ERROR(writer->Await(DeliveryLevel::kDurable));
 //   RETURN_IF_ERROR(writer->Flush());         // durable, and every whole block memorized
 //   RETURN_IF_ERROR(writer->Close());
 //
@@ -9,11 +10,13 @@
 // reconnects, is told where to go on and sends again exactly what the server does not have.
 //
 // Thread-safe; an Append is never mixed with another thread's. Each writer has two threads of its own. The callbacks
-// run on one of them: they must not call Append, Flush or Close. A writer may outlive its client.
+// run on one of them: they must not call Append, Await, Flush or Close. Any number of threads may wait at once, each
+// for what it likes, while others append. A writer may outlive its client.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -26,18 +29,28 @@
 
 namespace mnemosyne::client {
 
+// How far an append has come. Each level has the ones before it.
+enum class DeliveryLevel {
+  kAccepted,   // in the session's order; a crash of the server may lose it, then this writer sends it again
+  kDurable,    // outlives a crash
+  kMemorized,  // in the state, but for the last tokens that make no whole block, which queries read besides
+};
+
 // What the server said last.
 struct StreamProgress {
   Watermarks watermarks;
   uint64_t sequence = 0;                // appends up to here are accepted
   uint64_t durable_sequence = 0;        // appends up to here are durable
+  uint64_t memorized_sequence = 0;      // appends up to here are memorized, as DeliveryLevel says
   absl::optional<float> mean_surprise;  // of the blocks memorized since the progress before; unset: none were
 };
 
 struct StreamOptions {
   bool create_if_missing = true;
-  std::string model;       // of a session that is created; empty where the server has just one
-  bool take_over = false;  // take the writer's seat from the stream that has it
+  std::string model;                          // of a session that is created; empty where the server has just one
+  std::map<std::string, std::string> labels;  // of a session that is created
+  SessionSettings settings;                   // of a session that is created
+  bool take_over = false;                     // take the writer's seat from the stream that has it
   int64_t max_unacknowledged_bytes = int64_t{4} << 20;   // content that is not known to be durable; at least 1
   int64_t max_message_bytes = int64_t{256} << 10;        // content of one message, and never more than the server takes
   absl::Duration open_timeout = absl::Seconds(10);       // for the server's answer, every time the stream is opened
@@ -74,8 +87,18 @@ class StreamWriter {
   absl::Status Append(absl::string_view text, absl::Time deadline = absl::InfiniteFuture());
   absl::Status AppendTokens(absl::Span<const int32_t> token_ids, absl::Time deadline = absl::InfiniteFuture());
 
-  // Waits until all that was appended before is durable and every whole block of it is memorized. DEADLINE_EXCEEDED
-  // leaves the stream as it is; other errors as in Append.
+  // Number of the last append taken, which Await takes; opened().session.next_sequence - 1 before the first. A text
+  // that is larger than a message is several appends; this is the last's.
+  uint64_t appended_sequence() const;
+
+  // Waits until the append `sequence`, or all that was appended before the call, has come to `level`. Numbers before
+  // the writer's own are the session's earlier appends. OUT_OF_RANGE: a number that was not appended yet.
+  // DEADLINE_EXCEEDED leaves the stream as it is; other errors as in Append.
+  absl::Status Await(DeliveryLevel level, absl::Time deadline = absl::InfiniteFuture());
+  absl::Status AwaitSequence(DeliveryLevel level, uint64_t sequence, absl::Time deadline = absl::InfiniteFuture());
+
+  // Asks the server whether all that was appended before is durable and every whole block of it is memorized, and
+  // waits for its word. DEADLINE_EXCEEDED leaves the stream as it is; other errors as in Append.
   absl::Status Flush(absl::Time deadline = absl::InfiniteFuture());
 
   // Waits until all that was appended is durable, ends the stream and returns its final status. DEADLINE_EXCEEDED

@@ -1,6 +1,9 @@
 #include "client/wire.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
 #include "core/base/utf8.h"
 
 namespace mnemosyne::client {
@@ -12,6 +15,31 @@ absl::Time FromWire(const google::protobuf::Timestamp& time) {
 
 absl::Duration FromWire(const google::protobuf::Duration& duration) {
   return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
+}
+
+// The longest that the message may have is for ever.
+constexpr int64_t kForeverSeconds = 315'576'000'000;
+
+void ToWire(absl::Duration duration, google::protobuf::Duration* out) {
+  absl::Duration rest;
+  const int64_t seconds = absl::IDivDuration(duration, absl::Seconds(1), &rest);
+  out->set_seconds(std::min(seconds, kForeverSeconds));
+  if (seconds < kForeverSeconds) out->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
+}
+
+absl::Duration LifetimeFromWire(bool is_set, const google::protobuf::Duration& duration) {
+  return is_set ? FromWire(duration) : absl::InfiniteDuration();
+}
+
+Retention FromWire(v1::Retention retention) {
+  switch (retention) {
+    case v1::RETENTION_KEEP:
+      return Retention::kKeep;
+    case v1::RETENTION_TRIM:
+      return Retention::kTrim;
+    default:
+      return Retention::kUnspecified;
+  }
 }
 
 TokenizerKind FromWire(v1::TokenizerKind kind) {
@@ -70,6 +98,14 @@ SessionInfo FromWire(const v1::Session& session) {
   info.create_time = FromWire(session.create_time());
   info.update_time = FromWire(session.update_time());
   if (session.has_failure()) info.failure = session.failure();
+  const v1::SessionSettings& settings = session.settings();
+  info.settings.retention = FromWire(settings.retention());
+  info.settings.ttl = LifetimeFromWire(settings.has_ttl(), settings.ttl());
+  info.settings.idle_ttl = LifetimeFromWire(settings.has_idle_ttl(), settings.idle_ttl());
+  info.settings.max_backlog_tokens = settings.max_backlog_tokens();
+  info.settings.max_log_bytes = settings.max_log_bytes();
+  info.earliest_offset = session.earliest_offset();
+  if (session.has_expire_time()) info.expire_time = FromWire(session.expire_time());
   return info;
 }
 
@@ -95,6 +131,30 @@ QuerySummary FromWire(const v1::Summary& summary) {
   out.as_of_offset = summary.as_of_offset();
   if (summary.has_remembered_offset()) out.remembered_offset = summary.remembered_offset();
   return out;
+}
+
+BackupInfo FromWire(const v1::CreateBackupResponse& backup) {
+  return {.backup_id = backup.backup_id(), .bytes = backup.bytes(), .create_time = FromWire(backup.create_time())};
+}
+
+void ToWire(const SessionSettings& settings, v1::SessionSettings* out) {
+  if (settings.retention == Retention::kKeep) out->set_retention(v1::RETENTION_KEEP);
+  if (settings.retention == Retention::kTrim) out->set_retention(v1::RETENTION_TRIM);
+  if (settings.ttl) ToWire(*settings.ttl, out->mutable_ttl());
+  if (settings.idle_ttl) ToWire(*settings.idle_ttl, out->mutable_idle_ttl());
+  if (settings.max_backlog_tokens) out->set_max_backlog_tokens(*settings.max_backlog_tokens);
+  if (settings.max_log_bytes) out->set_max_log_bytes(*settings.max_log_bytes);
+}
+
+absl::Status CheckLabels(const Labels& labels) {
+  for (const auto& [key, value] : labels) RETURN_IF_ERROR(CheckUtf8("label", absl::StrCat(key, "=", value)));
+  return absl::OkStatus();
+}
+
+absl::Status SetLabels(const Labels& labels, google::protobuf::Map<std::string, std::string>* out) {
+  RETURN_IF_ERROR(CheckLabels(labels));
+  out->insert(labels.begin(), labels.end());
+  return absl::OkStatus();
 }
 
 absl::Status CheckUtf8(absl::string_view what, absl::string_view text) {

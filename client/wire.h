@@ -10,6 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "client/client.h"
 #include "client/stream_writer.h"
+#include "mnemosyne/v1/admin_service.pb.h"
 #include "mnemosyne/v1/memory_service.grpc.pb.h"
 
 namespace mnemosyne::client {
@@ -19,9 +20,13 @@ Watermarks FromWire(const v1::Watermarks& watermarks);
 SessionInfo FromWire(const v1::Session& session);
 ModelInfo FromWire(const v1::Model& model);
 QuerySummary FromWire(const v1::Summary& summary);
+BackupInfo FromWire(const v1::CreateBackupResponse& backup);
+void ToWire(const SessionSettings& settings, v1::SessionSettings* out);  // what is set
 
 // INVALID_ARGUMENT, naming `what`, when the text is not UTF-8: the wire could not carry it.
 absl::Status CheckUtf8(absl::string_view what, absl::string_view text);
+absl::Status CheckLabels(const Labels& labels);
+absl::Status SetLabels(const Labels& labels, google::protobuf::Map<std::string, std::string>* out);  // checks them too
 
 // Shared, so that a writer may outlive its client.
 using SharedStub = std::shared_ptr<v1::MemoryService::Stub>;

@@ -8,6 +8,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/client/client_fixture.h"
 #include "tests/client/fake_memory_service.h"
 #include "tests/status_matchers.h"
 
@@ -17,25 +18,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Le;
-
-std::unique_ptr<Client> ConnectTo(const FakeServer& fake) {
-  absl::StatusOr<std::unique_ptr<Client>> client = Client::Connect(fake.target(), {});
-  EXPECT_OK(client);
-  return *std::move(client);
-}
-
-StreamOptions QuickOptions() {
-  StreamOptions options;
-  options.initial_backoff = absl::Milliseconds(1);
-  options.max_backoff = absl::Milliseconds(5);
-  options.reconnect_timeout = absl::Seconds(30);
-  return options;
-}
-
-std::string Content(FakeServer& fake, const std::string& id) {
-  absl::MutexLock lock(&fake.service.mutex);
-  return fake.service.sessions[id].content;
-}
 
 TEST(Client, ConnectNamesTheServerThatItCannotReach) {
   Client::Options options;

@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "mnemosyne/v1/admin_service.grpc.pb.h"
 #include "mnemosyne/v1/memory_service.grpc.pb.h"
 
 namespace mnemosyne::client {
@@ -43,6 +44,7 @@ struct FakeSession {
   size_t durable_bytes = 0;
   bool seat_taken = false;
   std::map<std::string, std::string> labels;
+  v1::SessionSettings settings;
 };
 
 class FakeMemoryService final : public v1::MemoryService::Service {
@@ -52,6 +54,7 @@ class FakeMemoryService final : public v1::MemoryService::Service {
   std::deque<Break> breaks ABSL_GUARDED_BY(mutex);      // one for each stream that is opened, then none
   bool hold_acks ABSL_GUARDED_BY(mutex) = false;        // and answers to flushes
   bool durable_lags ABSL_GUARDED_BY(mutex) = false;     // durable_sequence stays one behind, until a flush
+  bool memorizes ABSL_GUARDED_BY(mutex) = true;         // false: no flush is answered, memorized_sequence is 0
   bool never_opens ABSL_GUARDED_BY(mutex) = false;      // Open gets no answer
   int stops_reading_after ABSL_GUARDED_BY(mutex) = -1;  // appends, then ABORTED once `abort` is set
   bool abort ABSL_GUARDED_BY(mutex) = false;
@@ -66,6 +69,12 @@ class FakeMemoryService final : public v1::MemoryService::Service {
   grpc::Status refuse ABSL_GUARDED_BY(mutex);  // what GetSession says when it is not OK
   v1::QueryRequest last_query ABSL_GUARDED_BY(mutex);
   bool query_hangs ABSL_GUARDED_BY(mutex) = false;
+  v1::UpdateSessionRequest last_update ABSL_GUARDED_BY(mutex);
+  v1::ForkSessionRequest last_fork ABSL_GUARDED_BY(mutex);
+  int export_parts ABSL_GUARDED_BY(mutex) = -1;  // so many parts are sent, then DATA_LOSS, or nothing if it hangs
+  bool export_hangs ABSL_GUARDED_BY(mutex) = false;
+  bool export_began ABSL_GUARDED_BY(mutex) = false;
+  bool import_ended ABSL_GUARDED_BY(mutex) = false;  // one that made no session
 
   grpc::Status Stream(grpc::ServerContext* context,
                       grpc::ServerReaderWriter<v1::StreamResponse, v1::StreamRequest>* stream) override {
@@ -81,6 +90,10 @@ class FakeMemoryService final : public v1::MemoryService::Service {
       const bool created = !sessions.contains(id);
       if (created && !request.open().create_if_missing()) return NoSession(id);
       FakeSession& session = sessions[id];
+      if (created) {
+        session.labels = {request.open().labels().begin(), request.open().labels().end()};
+        session.settings = request.open().settings();
+      }
       if (session.seat_taken && !request.open().take_over()) {
         return {grpc::StatusCode::FAILED_PRECONDITION, "another stream holds the writer's seat"};
       }
@@ -118,7 +131,7 @@ class FakeMemoryService final : public v1::MemoryService::Service {
           session.next_sequence = session.durable_sequence + 1;
           return {grpc::StatusCode::UNAVAILABLE, "crashed"};
         }
-        answer = !hold_acks;
+        answer = !hold_acks && (memorizes || !request.has_flush());
         if (answer) FillAck(request.has_flush(), session, response.mutable_ack());
       }
       if (answer) stream->Write(response);
@@ -172,7 +185,83 @@ class FakeMemoryService final : public v1::MemoryService::Service {
     if (sessions.contains(request->session_id())) return {grpc::StatusCode::ALREADY_EXISTS, "the id is taken"};
     FakeSession& session = sessions[request->session_id()];
     session.labels = {request->labels().begin(), request->labels().end()};
+    session.settings = request->settings();
     Fill(request->session_id(), session, response->mutable_session());
+    return grpc::Status::OK;
+  }
+
+  grpc::Status UpdateSession(grpc::ServerContext*, const v1::UpdateSessionRequest* request,
+                             v1::UpdateSessionResponse* response) override {
+    absl::MutexLock lock(&mutex);
+    last_update = *request;
+    auto found = sessions.find(request->session_id());
+    if (found == sessions.end()) return NoSession(request->session_id());
+    found->second.settings.MergeFrom(request->settings());
+    Fill(found->first, found->second, response->mutable_session());
+    return grpc::Status::OK;
+  }
+
+  grpc::Status ForkSession(grpc::ServerContext*, const v1::ForkSessionRequest* request,
+                           v1::ForkSessionResponse* response) override {
+    absl::MutexLock lock(&mutex);
+    last_fork = *request;
+    auto found = sessions.find(request->session_id());
+    if (found == sessions.end()) return NoSession(request->session_id());
+    FakeSession& fork = sessions[request->fork_id()] = found->second;
+    if (request->has_offset()) fork.content.resize(request->offset());
+    Fill(request->fork_id(), fork, response->mutable_session());
+    return grpc::Status::OK;
+  }
+
+  grpc::Status EraseSpan(grpc::ServerContext*, const v1::EraseSpanRequest* request,
+                         v1::EraseSpanResponse* response) override {
+    absl::MutexLock lock(&mutex);
+    auto found = sessions.find(request->session_id());
+    if (found == sessions.end()) return NoSession(request->session_id());
+    if (request->begin_offset() >= request->end_offset()) return {grpc::StatusCode::INVALID_ARGUMENT, "it is empty"};
+    found->second.content.erase(request->begin_offset(), request->end_offset() - request->begin_offset());
+    ++found->second.epoch;
+    Fill(found->first, found->second, response->mutable_session());
+    response->add_still_in("a-fork");
+    return grpc::Status::OK;
+  }
+
+  // An export is the content, three bytes a part.
+  grpc::Status ExportSession(grpc::ServerContext* context, const v1::ExportSessionRequest* request,
+                             grpc::ServerWriter<v1::ExportSessionResponse>* writer) override {
+    std::string content;
+    int parts;
+    {
+      absl::MutexLock lock(&mutex);
+      auto found = sessions.find(request->session_id());
+      if (found == sessions.end()) return NoSession(request->session_id());
+      content = found->second.content;
+      parts = export_parts;
+      export_began = true;
+    }
+    v1::ExportSessionResponse response;
+    for (size_t at = 0; at < content.size() && parts != 0; at += 3, --parts) {
+      response.set_data(content.substr(at, 3));
+      writer->Write(response);
+    }
+    while (Is(&FakeMemoryService::export_hangs) && !context->IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
+    return parts == 0 ? grpc::Status(grpc::StatusCode::DATA_LOSS, "its log is damaged") : grpc::Status::OK;
+  }
+
+  grpc::Status ImportSession(grpc::ServerContext* context, grpc::ServerReader<v1::ImportSessionRequest>* reader,
+                             v1::ImportSessionResponse* response) override {
+    std::string id, content;
+    v1::ImportSessionRequest request;
+    for (bool first = true; reader->Read(&request); first = false) {
+      if (first) id = request.session_id().empty() ? "as-exported" : request.session_id();
+      content += request.data();
+      if (content.rfind("broken", 0) == 0) return {grpc::StatusCode::DATA_LOSS, "it is broken"};
+    }
+    absl::MutexLock lock(&mutex);
+    import_ended = context->IsCancelled();
+    if (import_ended) return grpc::Status::CANCELLED;
+    sessions[id].content = content;
+    Fill(id, sessions[id], response->mutable_session());
     return grpc::Status::OK;
   }
 
@@ -271,6 +360,7 @@ class FakeMemoryService final : public v1::MemoryService::Service {
     ack->set_durable_sequence(session.durable_sequence);
     // An ack that says flushed makes all durable; durable_sequence may still lag.
     if (flushed) session.durable_sequence = session.next_sequence - 1;
+    if (memorizes) ack->set_memorized_sequence(session.durable_sequence);
     ack->set_flushed(flushed);
     FillWatermarks(session, ack->mutable_watermarks());
   }
@@ -288,17 +378,30 @@ class FakeMemoryService final : public v1::MemoryService::Service {
     out->set_epoch(session.epoch);
     out->set_next_sequence(session.next_sequence);
     out->mutable_labels()->insert(session.labels.begin(), session.labels.end());
+    *out->mutable_settings() = session.settings;
+    if (session.settings.has_ttl()) out->mutable_expire_time()->set_seconds(session.settings.ttl().seconds());
     FillWatermarks(session, out->mutable_watermarks());
   }
 };
 
-// The service on a port of its own.
+class FakeAdminService final : public v1::AdminService::Service {
+  grpc::Status CreateBackup(grpc::ServerContext*, const v1::CreateBackupRequest*,
+                            v1::CreateBackupResponse* response) override {
+    response->set_backup_id(7);
+    response->set_bytes(2048);
+    response->mutable_create_time()->set_seconds(1700000000);
+    return grpc::Status::OK;
+  }
+};
+
+// The services on a port of its own.
 class FakeServer {
  public:
   FakeServer() {
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(&service);
+    builder.RegisterService(&admin_service_);
     server_ = builder.BuildAndStart();
   }
   ~FakeServer() {
@@ -314,6 +417,7 @@ class FakeServer {
   FakeMemoryService service;
 
  private:
+  FakeAdminService admin_service_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
 };
