@@ -32,6 +32,7 @@ absl::StatusOr<std::unique_ptr<rocksdb::BackupEngineReadOnly>> OpenBackups(const
 }  // namespace
 
 absl::StatusOr<StorageBackup> Storage::CreateBackup(const std::string& backup_path) {
+  absl::MutexLock lock(&backup_mutex_);
   ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
   const std::string name = absl::StrCat("backup folder '", backup_path, "'");
   rocksdb::BackupEngineOptions options(backup_path);

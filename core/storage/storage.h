@@ -109,7 +109,7 @@ class Storage {
   absl::Status Scrub(absl::Span<const uint64_t> numbers);
 
   // Copies the folder as it is into `backup_path`, which holds any number of backups and shares between them what they
-  // have in common. Others may write meanwhile.
+  // have in common. Others may write meanwhile; a second backup waits for the first.
   absl::StatusOr<StorageBackup> CreateBackup(const std::string& backup_path);
   static absl::StatusOr<std::vector<StorageBackup>> ListBackups(const std::string& backup_path);  // oldest first
   // Makes a data folder of a backup, 0: the newest. FAILED_PRECONDITION: there is something at `path`. NOT_FOUND: no
@@ -127,6 +127,7 @@ class Storage {
 
   const Options options_;
   std::atomic<uint64_t> next_session_number_{1};
+  absl::Mutex backup_mutex_;  // held for a whole backup: RocksDB takes one writer of a backup folder at a time
   mutable absl::Mutex mutex_;
   std::shared_ptr<Database> database_ ABSL_GUARDED_BY(mutex_);  // null: being opened again
 };

@@ -53,6 +53,10 @@ class FakeEngine final : public Engine {
     absl::MutexLock lock(&mutex_);
     sessions_.insert(id);
   }
+  void SetExportPart(std::string part) {  // what an export is a hundred of; the session's id, until it is set
+    absl::MutexLock lock(&mutex_);
+    export_part_ = std::move(part);
+  }
   std::shared_ptr<WriterObserver> writer_observer() const {  // the newest writer's; null once it is destroyed
     absl::MutexLock lock(&mutex_);
     return writer_observer_;
@@ -68,6 +72,18 @@ class FakeEngine final : public Engine {
   SessionSettings last_settings() const {
     absl::MutexLock lock(&mutex_);
     return last_settings_;
+  }
+  ForkOptions last_fork() const {
+    absl::MutexLock lock(&mutex_);
+    return last_fork_;
+  }
+  SessionUpdate last_update() const {
+    absl::MutexLock lock(&mutex_);
+    return last_update_;
+  }
+  bool HasSession(const std::string& id) const {
+    absl::MutexLock lock(&mutex_);
+    return sessions_.contains(id);
   }
   std::vector<Accepted> accepted() const {
     absl::MutexLock lock(&mutex_);
@@ -91,6 +107,12 @@ class FakeEngine final : public Engine {
   }
   void AwaitQueries(int live) {
     Await([this, live]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return live_queries_ == live; });
+  }
+  void AwaitTransfers(int live) {  // exports and imports
+    Await([this, live]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return live_transfers_ == live; });
+  }
+  void AwaitImported(size_t bytes) {  // by any import
+    Await([this, bytes]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return imported_bytes_ >= bytes; });
   }
 
   // Engine.
@@ -116,6 +138,7 @@ class FakeEngine final : public Engine {
     if (!failure_.ok()) return failure_;
     if (!sessions_.contains(id)) return Missing(id);
     SessionInfo info = Info(id);
+    last_update_ = update;
     if (update.labels) info.labels = *update.labels;
     if (update.settings) info.settings = last_settings_ = *update.settings;
     return info;
@@ -161,7 +184,8 @@ class FakeEngine final : public Engine {
     absl::MutexLock lock(&mutex_);
     if (!failure_.ok()) return failure_;
     if (!sessions_.contains(options.source_id)) return Missing(options.source_id);
-    sessions_.insert(options.fork_id);
+    last_fork_ = options;
+    if (!sessions_.insert(options.fork_id).second) return absl::AlreadyExistsError("the fork's id is taken");
     SessionInfo info = Info(options.fork_id);
     if (options.offset) info.watermarks.accepted = *options.offset;
     if (options.labels) info.labels = *options.labels;
@@ -180,7 +204,7 @@ class FakeEngine final : public Engine {
     absl::MutexLock lock(&mutex_);
     if (!failure_.ok()) return failure_;
     if (!sessions_.contains(id)) return Missing(id);
-    return std::make_unique<FakeExport>(Info(id));
+    return std::make_unique<FakeExport>(this, Info(id), export_part_.empty() ? id : export_part_);
   }
   absl::StatusOr<std::unique_ptr<SessionImport>> ImportSession(const std::string& id) override {
     absl::MutexLock lock(&mutex_);
@@ -284,20 +308,43 @@ class FakeEngine final : public Engine {
 
   class FakeExport final : public SessionExport {
    public:
-    explicit FakeExport(SessionInfo info) : info_(std::move(info)) {}
+    FakeExport(FakeEngine* engine, SessionInfo info, std::string part)
+        : engine_(engine), info_(std::move(info)), part_(std::move(part)) {
+      engine_->mutex_.AssertHeld();
+      ++engine_->live_transfers_;
+    }
+    ~FakeExport() override {
+      absl::MutexLock lock(&engine_->mutex_);
+      --engine_->live_transfers_;
+    }
     const SessionInfo& session() const override { return info_; }
-    absl::StatusOr<std::string> Next() override { return parts_-- > 0 ? info_.id : std::string(); }
+    absl::StatusOr<std::string> Next() override {
+      absl::MutexLock lock(&engine_->mutex_);
+      if (!engine_->failure_.ok()) return engine_->failure_;
+      return parts_-- > 0 ? part_ : std::string();
+    }
 
    private:
+    FakeEngine* const engine_;
     const SessionInfo info_;
+    const std::string part_;
     int parts_ = 100;
   };
 
   class FakeImport final : public SessionImport {
    public:
-    FakeImport(FakeEngine* engine, std::string id) : engine_(engine), id_(std::move(id)) {}
+    FakeImport(FakeEngine* engine, std::string id) : engine_(engine), id_(std::move(id)) {
+      engine_->mutex_.AssertHeld();
+      ++engine_->live_transfers_;
+    }
+    ~FakeImport() override {
+      absl::MutexLock lock(&engine_->mutex_);
+      --engine_->live_transfers_;
+    }
     absl::Status Add(absl::string_view bytes) override {
       bytes_.append(bytes.data(), bytes.size());
+      absl::MutexLock lock(&engine_->mutex_);
+      engine_->imported_bytes_ += bytes.size();
       return bytes == "broken" ? absl::DataLossError("it is broken") : absl::OkStatus();
     }
     absl::StatusOr<SessionInfo> Finish() override {
@@ -361,6 +408,11 @@ class FakeEngine final : public Engine {
   std::shared_ptr<QueryObserver> query_observer_ ABSL_GUARDED_BY(mutex_);
   QueryOptions last_query_ ABSL_GUARDED_BY(mutex_);
   SessionSettings last_settings_ ABSL_GUARDED_BY(mutex_);
+  ForkOptions last_fork_ ABSL_GUARDED_BY(mutex_);
+  SessionUpdate last_update_ ABSL_GUARDED_BY(mutex_);
+  std::string export_part_ ABSL_GUARDED_BY(mutex_);
+  int live_transfers_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t imported_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace mnemosyne

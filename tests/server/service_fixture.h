@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
@@ -49,6 +50,42 @@ inline v1::StreamRequest TokensRequest(uint64_t sequence, const std::vector<int3
 inline v1::StreamRequest FlushRequest() {
   v1::StreamRequest request;
   request.mutable_flush();
+  return request;
+}
+
+// Everything that ExportSession sends.
+inline absl::StatusOr<std::string> Exported(v1::MemoryService::Stub& stub, const std::string& id) {
+  grpc::ClientContext context;
+  v1::ExportSessionRequest request;
+  request.set_session_id(id);
+  const auto reader = stub.ExportSession(&context, request);
+  std::string bytes;
+  v1::ExportSessionResponse response;
+  while (reader->Read(&response)) bytes += response.data();
+  const absl::Status status = FromGrpc(reader->Finish());
+  if (!status.ok()) return status;
+  return bytes;
+}
+
+// Sends the requests to ImportSession as they are.
+inline absl::StatusOr<v1::Session> Import(v1::MemoryService::Stub& stub,
+                                          const std::vector<v1::ImportSessionRequest>& requests) {
+  grpc::ClientContext context;
+  v1::ImportSessionResponse response;
+  const auto writer = stub.ImportSession(&context, &response);
+  for (const v1::ImportSessionRequest& request : requests) {
+    if (!writer->Write(request)) break;
+  }
+  writer->WritesDone();
+  const absl::Status status = FromGrpc(writer->Finish());
+  if (!status.ok()) return status;
+  return response.session();
+}
+
+inline v1::ImportSessionRequest ImportRequest(const std::string& id, const std::string& data) {
+  v1::ImportSessionRequest request;
+  request.set_session_id(id);
+  request.set_data(data);
   return request;
 }
 
