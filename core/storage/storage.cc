@@ -7,63 +7,16 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "core/base/status_macros.h"
+#include "core/storage/branch_drop.h"
 #include "core/storage/data_folder.h"
 #include "core/storage/database.h"
 #include "core/storage/record_codec.h"
+#include "core/storage/record_names.h"
 
 namespace mnemosyne {
 namespace {
 
 constexpr int64_t kMaxStateBytes = int64_t{0xffffffff} - 64;  // RocksDB's largest value, less the record's own fields
-constexpr uint64_t kEndless = std::numeric_limits<uint64_t>::max();
-
-std::string LogName(const BranchId& branch, uint64_t index) {
-  return absl::StrCat("log record ", index, " of session number ", branch.number, ", epoch ", branch.epoch);
-}
-
-std::string SnapshotName(const SnapshotId& id) {
-  return absl::StrCat("snapshot at offset ", id.offset, " of session number ", id.branch.number, ", epoch ",
-                      id.branch.epoch);
-}
-
-std::string HeaderKey(const SnapshotId& id) {
-  return SnapshotKey(id.branch.number, id.branch.epoch, SnapshotPart::kHeader, id.offset);
-}
-
-std::string StateKey(const SnapshotId& id) {
-  return SnapshotKey(id.branch.number, id.branch.epoch, SnapshotPart::kState, id.offset);
-}
-
-std::string BranchBegin(const BranchId& branch) { return EpochKey(branch.number, branch.epoch); }
-
-std::string BranchEnd(const BranchId& branch) {
-  return branch.epoch == kEndless ? SessionKey(branch.number + 1) : EpochKey(branch.number, branch.epoch + 1);
-}
-
-void DropBranch(const Database& database, const BranchId& branch, rocksdb::WriteBatch* batch) {
-  for (rocksdb::ColumnFamilyHandle* family : {database.log(), database.snapshots()}) {
-    batch->DeleteRange(family, BranchBegin(branch), BranchEnd(branch));
-  }
-}
-
-// Deletes all of the branch that is not kept.
-void DropRest(const Database& database, const KeptOfBranch& kept, rocksdb::WriteBatch* batch) {
-  const BranchId& branch = kept.branch;
-  const auto key = [&](uint64_t index) { return LogKey(branch.number, branch.epoch, index); };
-  uint64_t from = 0;
-  for (const auto& [first, end] : kept.records) {
-    if (from < first) batch->DeleteRange(database.log(), key(from), key(first));
-    from = end;
-  }
-  if (from < kEndless) batch->DeleteRange(database.log(), key(from), BranchEnd(branch));
-  if (kept.max_snapshot_offset == std::numeric_limits<int64_t>::max()) return;
-  for (const SnapshotPart part : {SnapshotPart::kHeader, SnapshotPart::kState}) {
-    batch->DeleteRange(database.snapshots(),
-                       SnapshotKey(branch.number, branch.epoch, part, kept.max_snapshot_offset + 1),
-                       part == SnapshotPart::kHeader ? SnapshotKey(branch.number, branch.epoch, SnapshotPart::kState, 0)
-                                                     : BranchEnd(branch));
-  }
-}
 
 absl::StatusOr<uint64_t> FirstUnusedNumber(Database& database) {
   uint64_t next = 1;
