@@ -84,6 +84,8 @@ std::vector<MetricFamily> Metrics::Collect() const {
               s.failed_steps_total),
       Counter("mnemosyne_snapshots_total", "Snapshots written", s.snapshots_total),
       Counter("mnemosyne_snapshot_bytes_total", "Bytes of snapshots written", s.snapshot_bytes_total),
+      Counter("mnemosyne_expired_sessions_total", "Sessions deleted because their time was over",
+              s.expired_sessions_total),
       Counter("mnemosyne_evictions_total", "States put out of memory", s.evictions_total),
       Counter("mnemosyne_reloads_total", "States read back from disk", s.reloads_total),
       Counter("mnemosyne_replayed_tokens_total", "Tokens stepped again from the log", s.replayed_tokens_total),

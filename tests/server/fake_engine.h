@@ -249,6 +249,7 @@ class FakeEngine final : public Engine {
     stats.sessions = 3;
     stats.resident_bytes = 4096;
     stats.tokens_memorized_total = 77;
+    stats.expired_sessions_total = 5;
     stats.commit_seconds_total = 1.5;
     return stats;
   }
