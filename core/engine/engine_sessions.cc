@@ -185,8 +185,14 @@ absl::Status EngineImpl::ChangeAlone(SessionHandle handle, const absl::Status& r
 absl::Status EngineImpl::DeleteSession(const std::string& id) {
   RETURN_IF_ERROR(CheckSessionId(id));
   RETURN_IF_ERROR(CheckTakingWork());
-  ASSIGN_OR_RETURN(SessionHandle handle, sessions_->Acquire(id));
-  return ChangeAlone(std::move(handle), absl::NotFoundError(absl::StrCat("session '", id, "' was deleted")),
+  absl::StatusOr<SessionHandle> handle = sessions_->Acquire(id);
+  if (absl::IsDataLoss(handle.status()) || absl::IsFailedPrecondition(handle.status())) {
+    // It cannot be loaded, so nobody has it, and all that is left to do is this.
+    ASSIGN_OR_RETURN(const uint64_t removed, sessions_->RemoveUnused(id));
+    if (removed != 0) return absl::OkStatus();
+  }
+  RETURN_IF_ERROR(handle.status());
+  return ChangeAlone(*std::move(handle), absl::NotFoundError(absl::StrCat("session '", id, "' was deleted")),
                      [&](SessionHandle alone) { return sessions_->Remove(std::move(alone)); });
 }
 

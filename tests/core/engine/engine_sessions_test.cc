@@ -193,6 +193,20 @@ TEST_F(EngineTest, DeleteLeavesNothing) {
   EXPECT_EQ(engine->GetSession("s").status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST_F(EngineTest, ASessionThatCannotBeLoadedCanBeDeleted) {
+  auto engine = Start(Options());
+  StreamText(*engine, "s", "some text", {4});
+  engine = nullptr;
+  Engine::Options options = Options();
+  options.models = {options.models[1]};  // not the session's
+  engine = Start(options);
+  EXPECT_EQ(engine->GetSession("s").status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_OK(engine->DeleteSession("s"));
+  engine = nullptr;
+  engine = Start(Options());
+  EXPECT_EQ(engine->GetSession("s").status().code(), absl::StatusCode::kNotFound);
+}
+
 TEST_F(EngineTest, ListingTellsWhereToGoOnWithoutLoading) {
   const Engine::Options options = Options();
   SessionInfo before[2];
