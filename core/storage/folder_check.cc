@@ -45,6 +45,30 @@ auto RangeOf(const std::vector<std::pair<uint64_t, uint64_t>>& ranges, uint64_t 
                       [index](const auto& range) { return range.first <= index && index < range.second; });
 }
 
+// The snapshots of one branch. A state that cannot be read costs its own snapshot only: keys tell which there are.
+std::set<SnapshotId> SnapshotsOf(Database& database, const BranchId& branch) {
+  std::set<SnapshotId> ids;
+  const std::string begin = HeaderKey({branch, 0}), states = StateKey({branch, 0}), end = BranchEnd(branch);
+  const rocksdb::Slice begin_slice(begin), states_slice(states), end_slice(end);
+  std::unique_ptr<rocksdb::Iterator> it = database.Range(database.snapshots(), &begin_slice, &states_slice);
+  for (it->SeekToFirst(); it->Valid(); it->Next()) {
+    if (const auto offset = ParseSnapshotOffset(View(it->key())); offset.ok()) ids.insert({branch, *offset});
+  }
+  for (int64_t from = 0;;) {  // states without a header
+    it = database.Range(database.snapshots(), &states_slice, &end_slice);
+    for (it->Seek(Slice(StateKey({branch, from}))); it->Valid(); it->Next()) {
+      if (const auto offset = ParseSnapshotOffset(View(it->key())); offset.ok()) {
+        ids.insert({branch, *offset});
+        from = *offset + 1;
+      }
+    }
+    if (it->status().ok()) return ids;
+    const auto unread = ids.lower_bound({branch, from});  // the one whose state was not read
+    if (unread == ids.end()) return ids;
+    from = unread->offset + 1;
+  }
+}
+
 }  // namespace
 
 OfflineFolder::OfflineFolder(std::unique_ptr<Database> database) : database_(std::move(database)) {}
@@ -165,42 +189,18 @@ absl::Status OfflineFolder::FindLogs(Findings* findings) {
 }
 
 absl::StatusOr<SnapshotReport> OfflineFolder::ReadSnapshot(const SnapshotId& id) {
-  const std::string name = SnapshotName(id), header_key = HeaderKey(id), state_key = StateKey(id);
-  const absl::StatusOr<std::string> header_value = database_->Get(database_->snapshots(), header_key, name);
+  const std::string header_key = HeaderKey(id), state_key = StateKey(id);
+  const absl::StatusOr<std::string> header_value = database_->Get(database_->snapshots(), header_key, "its header");
   if (absl::IsNotFound(header_value.status())) return absl::DataLossError("its header is missing");
   RETURN_IF_ERROR(header_value.status());
   SnapshotReport report;
   ASSIGN_OR_RETURN(report.header, DecodeSnapshotHeader(header_key, *header_value));
-  const absl::StatusOr<std::string> value = database_->Get(database_->snapshots(), state_key, name);
+  const absl::StatusOr<std::string> value = database_->Get(database_->snapshots(), state_key, "its state");
   if (absl::IsNotFound(value.status())) return absl::DataLossError("its state is missing");
   RETURN_IF_ERROR(value.status());
   ASSIGN_OR_RETURN(const absl::string_view state, DecodeSnapshotState(report.header, state_key, *value));
   report.digest = Checksum64(state);
   return report;
-}
-
-// The snapshots of one branch. A state that cannot be read costs its own snapshot only: keys tell which there are.
-static std::set<SnapshotId> SnapshotsOf(Database& database, const BranchId& branch) {
-  std::set<SnapshotId> ids;
-  const std::string begin = HeaderKey({branch, 0}), states = StateKey({branch, 0}), end = BranchEnd(branch);
-  const rocksdb::Slice begin_slice(begin), states_slice(states), end_slice(end);
-  std::unique_ptr<rocksdb::Iterator> it = database.Range(database.snapshots(), &begin_slice, &states_slice);
-  for (it->SeekToFirst(); it->Valid(); it->Next()) {
-    if (const auto offset = ParseSnapshotOffset(View(it->key())); offset.ok()) ids.insert({branch, *offset});
-  }
-  for (int64_t from = 0;;) {  // states without a header
-    it = database.Range(database.snapshots(), &states_slice, &end_slice);
-    for (it->Seek(Slice(StateKey({branch, from}))); it->Valid(); it->Next()) {
-      if (const auto offset = ParseSnapshotOffset(View(it->key())); offset.ok()) {
-        ids.insert({branch, *offset});
-        from = *offset + 1;
-      }
-    }
-    if (it->status().ok()) return ids;
-    const auto unread = ids.lower_bound({branch, from});  // the one whose state was not read
-    if (unread == ids.end()) return ids;
-    from = unread->offset + 1;
-  }
 }
 
 absl::Status OfflineFolder::FindSnapshots(Findings* findings) {
@@ -229,7 +229,8 @@ absl::Status OfflineFolder::FindSnapshots(Findings* findings) {
     findings->report.snapshots += 1;
     Findings::Branch& found = findings->branches[id.branch];
     absl::StatusOr<SnapshotReport> snapshot = ReadSnapshot(id);
-    if (absl::IsFailedPrecondition(snapshot.status())) return Annotate(snapshot.status(), SnapshotName(id));
+    // A disk that refuses is no damage: what it holds may be good.
+    if (!snapshot.ok() && !absl::IsDataLoss(snapshot.status())) return Annotate(snapshot.status(), SnapshotName(id));
     if (snapshot.ok()) {
       found.snapshots[id.offset] = std::move(snapshot->header);
     } else {
@@ -239,84 +240,87 @@ absl::Status OfflineFolder::FindSnapshots(Findings* findings) {
   return status;
 }
 
-// What each session has of its branches, and what it lacks.
-void OfflineFolder::JudgeSessions(Findings* findings) {
-  for (SessionReport& session : findings->report.sessions) {
-    const SessionMetadata& metadata = session.metadata;
-    const std::string name = absl::StrCat("session '", metadata.id, "'");
-    const Findings::Branch& own = findings->branches[metadata.own_branch()];
-    uint64_t own_end = metadata.own_first;
-    for (const auto& [first, end] : own.present) own_end = std::max(own_end, end);
-    session.log_end = own_end;
-    session.tokens = own.last_offset;
-    uint64_t at = metadata.log_begin;
-    const auto bad = [&](uint64_t index, const std::string& what) {
-      if (!session.first_bad_record) session.first_bad_record = index;
-      findings->report.damage.push_back(absl::StrCat(name, ": ", what));
-    };
-    for (const LogExtent& extent : LogExtents(metadata, metadata.log_begin, own_end)) {
-      const Findings::Branch& branch = findings->branches[extent.branch];
-      const uint64_t extent_end = extent.first + extent.count;
-      for (uint64_t index = extent.first; index < extent_end;) {
-        const uint64_t in_log = at + (index - extent.first);
-        const auto range = RangeOf(branch.present, index);
-        const auto bad_record = branch.bad.lower_bound(index);
-        if (range == branch.present.end()) {
-          uint64_t next = extent_end;
-          for (const auto& [first, end] : branch.present) {
-            if (first > index) next = std::min(next, first);
-          }
-          bad(in_log, absl::StrCat(LogName(extent.branch, index), " is missing",
-                                   next > index + 1 ? absl::StrCat(", and all up to ", next - 1) : ""));
-          index = next;
-          continue;
+// What a session has of its log's branches, and what it lacks.
+void OfflineFolder::JudgeLog(SessionReport& session, Findings* findings) {
+  const SessionMetadata& metadata = session.metadata;
+  const std::string name = absl::StrCat("session '", metadata.id, "'");
+  const Findings::Branch& own = findings->branches[metadata.own_branch()];
+  uint64_t own_end = metadata.own_first;
+  for (const auto& [first, end] : own.present) own_end = std::max(own_end, end);
+  session.log_end = own_end;
+  session.tokens = own.last_offset;
+  uint64_t at = metadata.log_begin;
+  const auto bad = [&](uint64_t index, const std::string& what) {
+    if (!session.first_bad_record) session.first_bad_record = index;
+    findings->report.damage.push_back(absl::StrCat(name, ": ", what));
+  };
+  for (const LogExtent& extent : LogExtents(metadata, metadata.log_begin, own_end)) {
+    const Findings::Branch& branch = findings->branches[extent.branch];
+    const uint64_t extent_end = extent.first + extent.count;
+    for (uint64_t index = extent.first; index < extent_end;) {
+      const uint64_t in_log = at + (index - extent.first);
+      const auto range = RangeOf(branch.present, index);
+      const auto bad_record = branch.bad.lower_bound(index);
+      if (range == branch.present.end()) {
+        uint64_t next = extent_end;
+        for (const auto& [first, end] : branch.present) {
+          if (first > index) next = std::min(next, first);
         }
-        uint64_t good_end = std::min(range->second, extent_end);
-        if (bad_record != branch.bad.end()) good_end = std::min(good_end, bad_record->first);
-        session.records += good_end - index;
-        if (good_end == index) {
-          bad(in_log, bad_record->second);
-          good_end += 1;
-        } else {
-          const std::vector<int64_t>& ends = branch.ends.at(range->first);
-          session.content_bytes += ends.at(good_end - range->first - 1);
-          if (index > range->first) session.content_bytes -= ends.at(index - range->first - 1);
-        }
-        index = good_end;
+        bad(in_log, absl::StrCat(LogName(extent.branch, index), " is missing",
+                                 next > index + 1 ? absl::StrCat(", and all up to ", next - 1) : ""));
+        index = next;
+        continue;
       }
-      at += extent.count;
-    }
-    // Snapshots that are the session's: its own, and those of its sources up to their bounds.
-    std::vector<SnapshotSource> sources = {{metadata.own_branch(), std::numeric_limits<int64_t>::max()}};
-    sources.insert(sources.end(), metadata.snapshot_sources.begin(), metadata.snapshot_sources.end());
-    for (const auto& [branch_id, max_offset] : sources) {
-      const Findings::Branch& branch = findings->branches[branch_id];
-      for (const auto& [offset, what] : branch.bad_snapshots) {
-        if (offset <= max_offset) findings->report.damage.push_back(absl::StrCat(name, ": ", what));
+      uint64_t good_end = std::min(range->second, extent_end);
+      if (bad_record != branch.bad.end()) good_end = std::min(good_end, bad_record->first);
+      session.records += good_end - index;
+      if (good_end == index) {
+        bad(in_log, bad_record->second);
+        good_end += 1;
+      } else {
+        const std::vector<int64_t>& ends = branch.ends.at(range->first);
+        session.content_bytes += ends.at(good_end - range->first - 1);
+        if (index > range->first) session.content_bytes -= ends.at(index - range->first - 1);
       }
-      for (const auto& [offset, header] : branch.snapshots) {
-        if (offset > max_offset || header.replay_index < metadata.log_begin) continue;
-        if (header.fingerprint != metadata.fingerprint) {
-          findings->report.damage.push_back(
-              absl::StrCat(name, ": ", SnapshotName({branch_id, offset}), " is of another model"));
-          continue;
-        }
-        if (header.replay_index > session.log_end) {
-          findings->report.damage.push_back(absl::StrCat(name, ": ", SnapshotName({branch_id, offset}),
-                                                         " follows log record ", header.replay_index - 1,
-                                                         "; the log ends before record ", session.log_end));
-          if (!session.first_bad_record) session.first_bad_record = session.log_end;
-          continue;
-        }
-        session.snapshots += 1;
-        session.snapshot_bytes += header.state_bytes;
-        session.tokens = std::max(session.tokens, offset);
+      index = good_end;
+    }
+    at += extent.count;
+  }
+}
+
+// The same of its snapshots: its own, and those of its sources up to their bounds.
+void OfflineFolder::JudgeSnapshots(SessionReport& session, Findings* findings) {
+  const SessionMetadata& metadata = session.metadata;
+  const std::string name = absl::StrCat("session '", metadata.id, "'");
+  std::vector<SnapshotSource> sources = {{metadata.own_branch(), std::numeric_limits<int64_t>::max()}};
+  sources.insert(sources.end(), metadata.snapshot_sources.begin(), metadata.snapshot_sources.end());
+  for (const auto& [branch_id, max_offset] : sources) {
+    const Findings::Branch& branch = findings->branches[branch_id];
+    for (const auto& [offset, what] : branch.bad_snapshots) {
+      if (offset <= max_offset) findings->report.damage.push_back(absl::StrCat(name, ": ", what));
+    }
+    for (const auto& [offset, header] : branch.snapshots) {
+      if (offset > max_offset || header.replay_index < metadata.log_begin) continue;
+      if (header.fingerprint != metadata.fingerprint) {
+        findings->report.damage.push_back(
+            absl::StrCat(name, ": ", SnapshotName({branch_id, offset}), " is of another model"));
+        continue;
       }
+      if (header.replay_index > session.log_end) {
+        findings->report.damage.push_back(absl::StrCat(name, ": ", SnapshotName({branch_id, offset}),
+                                                       " follows log record ", header.replay_index - 1,
+                                                       "; the log ends before record ", session.log_end));
+        if (!session.first_bad_record) session.first_bad_record = session.log_end;
+        continue;
+      }
+      session.snapshots += 1;
+      session.snapshot_bytes += header.state_bytes;
+      session.tokens = std::max(session.tokens, offset);
     }
-    if (metadata.log_begin > 0 && session.snapshots == 0) {
-      findings->report.damage.push_back(absl::StrCat(name, ": no good snapshot is left, and its log is trimmed: it ",
-                                                     "begins at record ", metadata.log_begin));
-    }
+  }
+  if (metadata.log_begin > 0 && session.snapshots == 0) {
+    findings->report.damage.push_back(absl::StrCat(name, ": no good snapshot is left, and its log is trimmed: it ",
+                                                   "begins at record ", metadata.log_begin));
   }
 }
 
@@ -360,12 +364,15 @@ absl::StatusOr<OfflineFolder::Findings> OfflineFolder::Find() {
   for (const auto step : {&OfflineFolder::FindFolderRecords, &OfflineFolder::FindSessions, &OfflineFolder::FindLogs,
                           &OfflineFolder::FindSnapshots}) {
     const absl::Status status = (this->*step)(&findings);
-    if (absl::IsFailedPrecondition(status)) return status;
     if (status.ok()) continue;
+    if (!absl::IsDataLoss(status)) return status;
     findings.is_unreadable = true;
     findings.report.damage.push_back(absl::StrCat(status.message(), "; what is behind it was not read"));
   }
-  JudgeSessions(&findings);
+  for (SessionReport& session : findings.report.sessions) {
+    JudgeLog(session, &findings);
+    JudgeSnapshots(session, &findings);
+  }
   if (!findings.is_unreadable) FindOrphans(&findings);
   return findings;
 }

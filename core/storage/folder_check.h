@@ -63,6 +63,7 @@ class OfflineFolder {
   ~OfflineFolder();
 
   // Reads everything there is and verifies its checksums. FAILED_PRECONDITION: a newer program wrote some of it.
+  // UNAVAILABLE: the disk refuses to be read.
   absl::StatusOr<FolderReport> Check();
 
   // Does what loses nothing: drops damaged snapshots (an older one, or the log, stands in for each), orphans and
@@ -85,7 +86,8 @@ class OfflineFolder {
   absl::Status FindSessions(Findings* findings);
   absl::Status FindLogs(Findings* findings);
   absl::Status FindSnapshots(Findings* findings);
-  void JudgeSessions(Findings* findings);
+  static void JudgeLog(SessionReport& session, Findings* findings);
+  static void JudgeSnapshots(SessionReport& session, Findings* findings);
   void FindOrphans(Findings* findings);
   absl::Status Drop(const Findings& findings, const RepairOptions& options, std::vector<std::string>* done);
   absl::Status Truncate(Findings& findings, std::vector<std::string>* done);

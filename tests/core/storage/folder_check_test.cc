@@ -1,5 +1,7 @@
 #include "core/storage/folder_check.h"
 
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -169,6 +171,27 @@ TEST_F(FolderCheckTest, DamagedSnapshotsAreDroppedAndTheOthersStay) {
   EXPECT_THAT(repaired.left, IsEmpty());
   EXPECT_THAT(SnapshotOffsets(*OpenOrDie(), Load("book")), ElementsAre(64));
   EXPECT_EQ(RawKeys("snapshots").size(), 2);
+}
+
+TEST_F(FolderCheckTest, ADamagedFileOfStatesCostsItsSnapshotsOnly) {
+  ASSERT_OK(OpenOrDie()->Flush());
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(path_)) {
+    if (entry.path().extension() != ".blob") continue;
+    std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(1000);  // in the first state, at offset 64
+    file.put('#');
+    ++files;
+  }
+  ASSERT_EQ(files, 1);
+  const FolderReport report = Check();
+  EXPECT_THAT(report.damage,
+              ElementsAre(HasSubstr("session 'book': snapshot at offset 64 of session number 1, epoch 1: "),
+                          HasSubstr("session 'fork': snapshot at offset 64 of session number 1, epoch 1: ")));
+  EXPECT_EQ(report.snapshots, 2);
+  EXPECT_THAT(Repair().done, ElementsAre("dropped the damaged snapshot at offset 64 of session number 1, epoch 1"));
+  EXPECT_THAT(Check().damage, IsEmpty());
+  EXPECT_THAT(SnapshotOffsets(*OpenOrDie(), Load("book")), ElementsAre(128));
 }
 
 TEST_F(FolderCheckTest, OrphansAndUnfinishedImportsAreHarmlessAndDropped) {
