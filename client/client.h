@@ -117,7 +117,7 @@ class Client {
   // Every session that has all of these labels, in the order of their ids.
   absl::StatusOr<std::vector<SessionInfo>> ListSessions(const Labels& labels = {});
   absl::Status DeleteSession(absl::string_view session_id);
-  // Keeps the first `offset` tokens: a block boundary. 0: to empty.
+  // Keeps the first `offset` tokens; 0: to empty.
   absl::StatusOr<SessionInfo> Reset(absl::string_view session_id, int64_t offset = 0);
   absl::StatusOr<std::vector<ModelInfo>> ListModels();
 

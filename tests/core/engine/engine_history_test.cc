@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "core/base/status_macros.h"
+#include "core/storage/folder_check.h"
 #include "tests/core/engine/engine_fixture.h"
 
 namespace mnemosyne {
@@ -18,6 +19,15 @@ using Code = absl::StatusCode;
 
 class EngineHistoryTest : public EngineTest {
  protected:
+  // Whatever a test did, its folder is whole, and everything in it is somebody's.
+  void TearDown() override {
+    const auto folder = OfflineFolder::Open(folder_.path() + "/data");
+    ASSERT_OK(folder);
+    const auto report = (*folder)->Check();
+    ASSERT_OK(report);
+    EXPECT_THAT(report->damage, testing::IsEmpty());
+    EXPECT_THAT(report->harmless, testing::IsEmpty());
+  }
   Engine::Options Often() const {  // many snapshots
     Engine::Options options = Options();
     options.snapshot_every_tokens = 64;
