@@ -12,6 +12,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/storage/witness.h"
+#include "core/storage/write_ahead_log.h"
 #include "rocksdb/db.h"
 #include "rocksdb/env.h"
 
@@ -115,6 +117,8 @@ absl::StatusOr<std::vector<std::string>> PrepareDataFolder(const std::string& pa
   RETURN_IF_ERROR(CheckUnlocked(path));
   std::vector<std::string> families;
   if (!has_database) return families;
+  RETURN_IF_ERROR(CheckWitness(path));
+  RETURN_IF_ERROR(CheckWriteAheadLogs(path));
 
   RETURN_IF_ERROR(FromRocksDb(rocksdb::DB::ListColumnFamilies(rocksdb::DBOptions(), path, &families),
                               absl::StrCat("data folder '", path, "'")));

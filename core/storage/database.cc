@@ -11,6 +11,8 @@
 #include "core/base/status_macros.h"
 #include "core/storage/data_folder.h"
 #include "core/storage/record_codec.h"
+#include "core/storage/witness.h"
+#include "core/storage/write_ahead_log.h"
 #include "rocksdb/cache.h"
 #include "rocksdb/table.h"
 
@@ -53,6 +55,9 @@ rocksdb::DBOptions DatabaseOptions(const std::string& path) {
   // A record cut short at the log's very end was never acknowledged; anything else that is wrong refuses the folder.
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
   options.max_bgerror_resume_count = 0;  // a write that failed is final until the folder is opened again
+  // A log that was closed and is still needed must be there, whole; the witness vouches for the newest.
+  options.track_and_verify_wals_in_manifest = true;
+  options.max_manifest_file_size = 4 << 20;  // the witness reads it after every flush
   options.max_total_wal_size = 64 << 20;
   options.db_write_buffer_size = 48 << 20;
   options.max_background_jobs = 2;
@@ -95,8 +100,14 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
   for (const std::string& family : families) descriptors.emplace_back(family, FamilyOptions(family, cache));
 
   std::unique_ptr<Database> database(new Database(sync_writes));
+  database->witness_ = std::make_shared<WitnessWriter>(path);
+  rocksdb::DBOptions options = DatabaseOptions(path);
+  GapFinder gaps;  // used while the database is opened, and not later
+  options.wal_filter = &gaps;
+  options.listeners = {database->witness_};
   rocksdb::DB* db = nullptr;
-  const rocksdb::Status opened = rocksdb::DB::Open(DatabaseOptions(path), path, descriptors, &database->handles_, &db);
+  const rocksdb::Status opened = rocksdb::DB::Open(options, path, descriptors, &database->handles_, &db);
+  if (!gaps.gap().empty()) return absl::DataLossError(absl::StrCat("data folder '", path, "': ", gaps.gap()));
   RETURN_IF_ERROR(FromRocksDb(opened, absl::StrCat("data folder '", path, "'")));
   database->db_.reset(db);
   for (rocksdb::ColumnFamilyHandle* handle : database->handles_) {
@@ -105,10 +116,12 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
     if (handle->GetName() == kSnapshotsFamily) database->snapshots_ = handle;
   }
   RETURN_IF_ERROR(database->CheckMarker(path));
+  database->witness_->Write().IgnoreError();
   return database;
 }
 
 Database::~Database() {
+  if (db_ != nullptr) witness_->Write().IgnoreError();
   for (rocksdb::ColumnFamilyHandle* handle : handles_) db_->DestroyColumnFamilyHandle(handle);
 }
 

@@ -18,6 +18,8 @@
 
 namespace mnemosyne {
 
+class WitnessWriter;
+
 inline absl::string_view View(const rocksdb::Slice& slice) { return absl::string_view(slice.data(), slice.size()); }
 inline rocksdb::Slice Slice(absl::string_view view) { return rocksdb::Slice(view.data(), view.size()); }
 // The same code; `name` before the message.
@@ -52,6 +54,7 @@ class Database {
   absl::Status Failed(const rocksdb::Status& status);
 
   const bool sync_writes_;
+  std::shared_ptr<WitnessWriter> witness_;
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<rocksdb::ColumnFamilyHandle*> handles_;  // destroyed before db_
   rocksdb::ColumnFamilyHandle* sessions_ = nullptr;

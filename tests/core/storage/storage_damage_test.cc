@@ -1,4 +1,5 @@
 // What Storage says of damage: altered bytes, missing records, a writer that was killed.
+#include <algorithm>
 #include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -209,6 +210,70 @@ TEST_F(StorageTest, AKilledWriterLosesNothingThatWasAcknowledged) {
     EXPECT_GE(kept, count);
     EXPECT_LE(kept, count + 1);  // at most the one that was being written
   }
+}
+
+TEST_F(StorageTest, AWriteAheadLogThatOnlySeemsToEndEarlyRefusesTheFolder) {
+  {
+    auto storage = OpenOrDie();
+    for (uint64_t index = 0; index < 100; ++index) {
+      ASSERT_TRUE(storage->AppendLog({Record(1, 1, index, std::string(1000, 'p'))}).ok());
+    }
+  }
+  const std::string wal = WriteAheadLog(path_);
+  for (const int64_t record : {int64_t{0}, int64_t{32768} * 3}) {  // where the first, and the last, block begins
+    // Checksum u32, length u16, kind u8: a length beyond the file, a kind of recycled logs, zeros.
+    for (const auto& [at, bytes] : std::vector<std::pair<int, std::string>>{
+             {4, "\xff\x7f"}, {6, "\x05"}, {0, std::string(7, '\0')}, {0, std::string(40, '\0')}}) {
+      std::fstream file(wal, std::ios::in | std::ios::out | std::ios::binary);
+      std::string before(bytes.size(), '\0');
+      file.seekg(record + at).read(before.data(), before.size());
+      file.seekp(record + at).write(bytes.data(), bytes.size()).flush();
+      const absl::Status status = OpenStatus();
+      EXPECT_EQ(status.code(), Code::kDataLoss) << record + at;
+      EXPECT_THAT(std::string(status.message()), HasSubstr(".log")) << record + at;
+      file.seekp(record + at).write(before.data(), before.size());
+    }
+  }
+  EXPECT_EQ(Payloads(*OpenOrDie(), 1, 1).size(), 100);
+}
+
+TEST_F(StorageTest, WhatTheFolderHadAndHasNoMoreRefusesIt) {
+  {
+    auto storage = OpenOrDie();
+    ASSERT_TRUE(storage->PutSession(Metadata(1)).ok());
+    ASSERT_TRUE(storage->AppendLog({Record(1, 1, 0, "first")}).ok());
+    // More than one family's memory holds: it is flushed alone, and the log goes on in a second file.
+    ASSERT_TRUE(storage->PutSnapshot(Header(1, 1, 64), std::string(17 << 20, 's')).ok());
+    for (uint64_t index = 1; index < 4; ++index) {
+      ASSERT_TRUE(storage->AppendLog({Record(1, 1, index, std::string(3000, 'p'))}).ok());
+    }
+  }
+  std::vector<std::string> logs;
+  std::string manifest;
+  for (const auto& entry : std::filesystem::directory_iterator(path_)) {
+    const std::string name = entry.path().filename();
+    if (entry.path().extension() == ".log") logs.push_back(name);
+    if (name.rfind("MANIFEST-", 0) == 0) manifest = name;
+  }
+  std::sort(logs.begin(), logs.end());
+  ASSERT_EQ(logs.size(), 2);
+  const auto refusal_without = [&](const std::string& name, uint64_t bytes_left) {
+    const std::filesystem::path file = std::filesystem::path(path_) / name, kept = std::filesystem::path(root_) / name;
+    std::filesystem::copy_file(file, kept);
+    bytes_left == 0 ? (void)std::filesystem::remove(file) : std::filesystem::resize_file(file, bytes_left);
+    const absl::Status status = OpenStatus();
+    EXPECT_EQ(status.code(), Code::kDataLoss) << name;
+    std::filesystem::rename(kept, file);
+    return std::string(status.message());
+  };
+  const auto size = [&](const std::string& name) { return std::filesystem::file_size(path_ + "/" + name); };
+  EXPECT_THAT(refusal_without(logs[0], 0), HasSubstr("Missing WAL"));
+  EXPECT_THAT(refusal_without(logs[0], size(logs[0]) - 300), HasSubstr("WAL"));
+  EXPECT_THAT(refusal_without(logs[1], 0), HasSubstr(logs[1]));
+  EXPECT_THAT(refusal_without(manifest, size(manifest) - 1), HasSubstr(manifest));
+  EXPECT_THAT(refusal_without("WITNESS", 10), HasSubstr("WITNESS"));
+  std::filesystem::remove(path_ + "/WITNESS");  // as in a folder that was restored from a backup
+  EXPECT_EQ(Payloads(*OpenOrDie(), 1, 1).size(), 4);
 }
 
 }  // namespace
