@@ -33,14 +33,10 @@ class ResourcesTest : public testing::Test {
     server_ = std::make_unique<ServerProcess>(
         MNEMOSYNED, std::vector<std::string>{absl::StrCat("--models=recall=", source, "/models/recall"),
                                              absl::StrCat("--data=", folder_.path(), "/data"),
-                                             "--max_resident_bytes=1650MiB", "--max_queries=64"});
-    ASSERT_NE(server_->port(), 0) << server_->log();
-    for (int i = 0; i < 8; ++i) {  // a connection each
-      grpc::ChannelArguments arguments;
-      arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-      stubs_.push_back(v1::MemoryService::NewStub(grpc::CreateCustomChannel(
-          absl::StrCat("127.0.0.1:", server_->port()), grpc::InsecureChannelCredentials(), arguments)));
-    }
+                                             "--max_resident_bytes=1650MiB", "--max_queries=64"},
+        folder_.path() + "/log");
+    ASSERT_TRUE(server_->WaitUntilItServes()) << server_->Log();
+    for (int i = 0; i < 8; ++i) stubs_.push_back(server_->Connect());  // a connection each
   }
   v1::MemoryService::Stub& stub(int64_t i) { return *stubs_[i % stubs_.size()]; }
   int64_t Resident() const { return server_->MemoryBytes("VmRSS"); }

@@ -1,9 +1,9 @@
 // What Storage says of damage: altered bytes, missing records, a writer that was killed.
-#include <algorithm>
 #include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
