@@ -234,6 +234,8 @@ absl::StatusOr<SessionHandle> SessionManager::Fork(const SessionHandle& source, 
   const History history(storage_, from, &model);
   // As it is: from the state in memory, with all of the log. What comes meanwhile may or may not be in it.
   const auto [header, state] = source->Checkpoint();
+  // Before the log's end is read: what is durable now lies before it. A snapshot of what comes later is not the fork's.
+  const Session::Marks marks = source->marks();
   History::Cut cut;
   if (offset) {
     ASSIGN_OR_RETURN(cut, history.FindCut(*offset));
@@ -244,13 +246,13 @@ absl::StatusOr<SessionHandle> SessionManager::Fork(const SessionHandle& source, 
   ASSIGN_OR_RETURN(fork, AddEntry(std::move(fork)));
   const absl::Status status = [&]() -> absl::Status {
     std::vector<LogRecord> records;
-    const int64_t end = offset.value_or(source->marks().accepted);
+    const int64_t end = offset.value_or(marks.durable);
     ASSIGN_OR_RETURN(SessionMetadata next, CutOff(storage_, from, {fork.number, 1}, cut, end, &records));
     next.id = fork.id;
     next.labels = fork.labels;
     next.settings = fork.settings;
     next.create_time = next.update_time = fork.create_time;
-    next.first_sequence = source->marks().next_sequence;
+    next.first_sequence = marks.next_sequence;
     RETURN_IF_ERROR(CheckExtents(next));
     fork = next;
     RETURN_IF_ERROR(ReserveRoom(model.state_bytes()));

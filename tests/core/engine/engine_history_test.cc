@@ -107,6 +107,37 @@ TEST_F(EngineHistoryTest, AForkIsTheSessionAsItWasAndGoesItsOwnWay) {
   }
 }
 
+// What its source is sent meanwhile is in it up to some record, and so is no snapshot that has more.
+TEST_F(EngineHistoryTest, AForkOfASessionThatIsBeingWrittenIsABeginningOfIt) {
+  std::mt19937_64 random(TestSeed());
+  const Engine::Options options = Often();
+  auto engine = Start(options);
+  const std::string text = RandomText(30 * 300, random);
+  std::map<std::string, int64_t> forks;
+  StreamText(*engine, "s", text.substr(0, 300), {300});
+  for (int i = 1; i < 30; ++i) {
+    std::thread writer([&] { StreamText(*engine, "s", text.substr(i * 300, 300), {20}); });
+    for (const char* name : {"a", "b"}) {
+      absl::SleepFor(absl::Microseconds(random() % 1000));
+      const auto fork = engine->ForkSession({.source_id = "s", .fork_id = name + std::to_string(i)});
+      EXPECT_OK(fork);
+      if (fork.ok()) forks[fork->id] = fork->watermarks.accepted;
+    }
+    writer.join();
+  }
+  engine = nullptr;
+  engine = Start(options);
+  for (const auto& [id, accepted] : forks) {
+    const auto info = engine->GetSession(id);
+    ASSERT_OK(info);
+    EXPECT_EQ(info->watermarks.accepted, accepted) << id;
+  }
+  const auto& [id, accepted] = *std::next(forks.begin(), random() % forks.size());
+  StreamText(*engine, id, "and on", {6});
+  StreamText(*engine, "alone", text.substr(0, accepted) + "and on", {4000});
+  EXPECT_EQ(Ask(*engine, id), Ask(*engine, "alone")) << id;
+}
+
 TEST_F(EngineHistoryTest, AForkCanGoBackToAnyOffset) {
   std::mt19937_64 random(TestSeed());
   const Engine::Options options = Often();
