@@ -333,7 +333,7 @@ absl::Status SessionManager::Snapshot(Session& session, int64_t min_tokens) {
     stats_.snapshots += 1;
     stats_.snapshot_bytes += bytes.size();
   }
-  // First the word that the past is gone, then the past: no one is promised what is not there.
+  // In this order: the snapshot at a trimmed log's earliest offset goes when there is another, and not before.
   RETURN_IF_ERROR(Trim(session));
   return DropSnapshots(Metadata(session.metadata().id));
 }
@@ -364,7 +364,9 @@ absl::Status SessionManager::Trim(Session& session) {
   const SnapshotHeader& header = older->header;
   absl::MutexLock branches_lock(&branches_mutex_);
   next = Metadata(session.metadata().id);
-  if (header.offset <= next.earliest_offset || next.settings.retention != Retention::kTrim) return absl::OkStatus();
+  if (next.settings.retention != Retention::kTrim) return absl::OkStatus();
+  // Also when it ends in the log's first record: the snapshots before it go, whose offsets cannot be had then.
+  if (header.replay_index == 0 || header.offset <= next.earliest_offset) return absl::OkStatus();
   const SessionMetadata former = next;
   TrimLog(next, header.replay_index, header.offset, header.accepted_bytes);
   std::erase_if(next.snapshot_sources,

@@ -362,6 +362,31 @@ TEST_F(EngineHistoryTest, AnAlteredExportIsRefusedAndLeavesNothing) {
   }
 }
 
+TEST_F(EngineHistoryTest, ATrimmedSessionComesBackFromItsEarliestOffsetAlsoInsideARecord) {
+  std::mt19937_64 random(TestSeed());
+  const Engine::Options options = Often();
+  auto engine = Start(options);
+  ASSERT_OK(engine->CreateSession("s", {.settings = {.retention = Retention::kTrim}}));
+  const std::string text = RandomText(1200, random);
+  StreamText(*engine, "s", text, {100, 1100});  // snapshots one after the other in the second record
+  ASSERT_OK(engine->Drain(absl::Now() + kPatience));  // then no snapshot is under way any more
+  engine = nullptr;
+  engine = Start(options);
+  const int64_t earliest = engine->GetSession("s")->earliest_offset;
+  EXPECT_GT(earliest, 100);
+  for (const int64_t offset : {earliest, earliest + 1, int64_t{1199}}) {
+    const std::string fork = "f" + std::to_string(offset), alone = "a" + std::to_string(offset);
+    const auto forked = engine->ForkSession({.source_id = "s", .fork_id = fork, .offset = offset});
+    ASSERT_OK(forked) << offset;
+    StreamText(*engine, alone, text.substr(0, offset), {1000});
+    EXPECT_EQ(Ask(*engine, fork), Ask(*engine, alone)) << offset;
+  }
+  ASSERT_OK(engine->Reset("s", earliest));
+  engine = nullptr;
+  engine = Start(options);
+  EXPECT_EQ(Ask(*engine, "s"), Ask(*engine, "a" + std::to_string(earliest)));
+}
+
 TEST_F(EngineHistoryTest, ATrimmedLogStillAnswersAndSaysWhatItCannotDo) {
   std::mt19937_64 random(TestSeed());
   const Engine::Options options = Often();
