@@ -56,7 +56,13 @@ absl::StatusOr<SessionMetadata> CutOff(Storage* storage, const SessionMetadata& 
 }  // namespace
 
 absl::Status SessionManager::CheckCut(const SessionHandle& handle, int64_t offset) const {
-  return History(storage_, Metadata(handle->metadata().id), &handle->model()).FindCut(offset).status();
+  const std::string& id = handle->metadata().id;
+  const SessionMetadata before = Metadata(id);
+  const absl::Status status = History(storage_, before, &handle->model()).FindCut(offset).status();
+  if (status.ok()) return status;
+  const SessionMetadata after = Metadata(id);  // it may have been trimmed while it was read
+  return after.log_begin == before.log_begin ? status
+                                             : History(storage_, after, &handle->model()).FindCut(offset).status();
 }
 
 absl::Status SessionManager::Seize(const SessionHandle& handle) {
@@ -260,6 +266,9 @@ absl::StatusOr<SessionHandle> SessionManager::Fork(const SessionHandle& source, 
     const absl::Status made = [&]() -> absl::Status {
       {
         absl::MutexLock lock(&branches_mutex_);
+        if (Metadata(from.id).log_begin != from.log_begin) {
+          return absl::UnavailableError(absl::StrCat("the log of session '", from.id, "' was just trimmed; try again"));
+        }
         branches_.Set(next);
         const SessionChange change = {.put = next, .new_branch = next.own_branch(), .records = records};
         if (const absl::Status put = storage_->Apply(change); !put.ok()) {
