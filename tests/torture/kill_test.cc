@@ -20,7 +20,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
-#include "absl/strings/str_join.h"
+#include "absl/time/time.h"
 #include "core/base/checksum.h"
 #include "tests/core/model/random_model.h"
 #include "tests/temp_folder.h"
@@ -74,6 +74,12 @@ std::string Piece(const std::string& id, uint64_t sequence, Random random = Rand
   return piece;
 }
 
+// A call that is not answered is a failure, not the end of the test.
+constexpr absl::Duration kPatience = absl::Seconds(60);
+struct Context : grpc::ClientContext {
+  Context() { set_deadline(absl::ToChronoTime(absl::Now() + kPatience)); }
+};
+
 // The server went away, or was going.
 bool IsGone(const grpc::Status& status) {
   return status.error_code() == StatusCode::UNAVAILABLE || status.error_code() == StatusCode::CANCELLED ||
@@ -93,9 +99,10 @@ struct Answer {
 
 Answer Ask(Stub& stub, const std::string& id, std::optional<int64_t> as_of_offset = std::nullopt) {
   Answer answer;
+  const absl::Time deadline = absl::Now() + kPatience;
   do {
     if (!answer.status.ok()) absl::SleepFor(absl::Milliseconds(2));
-    grpc::ClientContext context;
+    Context context;
     v1::QueryRequest request;
     request.set_session_id(id);
     request.set_text("and then?");
@@ -113,7 +120,7 @@ Answer Ask(Stub& stub, const std::string& id, std::optional<int64_t> as_of_offse
       }
     }
     answer.status = reader->Finish();
-  } while (IsBusy(answer.status));
+  } while (IsBusy(answer.status) && absl::Now() < deadline);
   return answer;
 }
 
@@ -127,7 +134,7 @@ class KillTest : public testing::Test {
     undisturbed_ = Start("undisturbed", {});
     ASSERT_TRUE(undisturbed_->WaitUntilItServes()) << undisturbed_->Log();
     undisturbed_stub_ = undisturbed_->Connect();
-    grpc::ClientContext context;
+    Context context;
     v1::ListModelsResponse models;
     ASSERT_TRUE(undisturbed_stub_->ListModels(&context, {}, &models).ok());
     // Each client pins a session or two; the others that are used are evicted in turn, and written when they changed.
@@ -221,8 +228,8 @@ class KillTest : public testing::Test {
   // Asks the server how the session is, once nothing is on its way to the disk. False: the server is gone, the next
   // one tells.
   bool LookAgain(Stub& stub, Session& session) {
-    while (true) {
-      grpc::ClientContext context;
+    for (const absl::Time deadline = absl::Now() + kPatience; absl::Now() < deadline;) {
+      Context context;
       v1::GetSessionRequest request;
       v1::GetSessionResponse response;
       request.set_session_id(session.id);
@@ -240,13 +247,15 @@ class KillTest : public testing::Test {
       if (HasFailure()) return false;
       absl::SleepFor(absl::Milliseconds(1));
     }
+    ADD_FAILURE() << session.id << " is not told of, or never durable";
+    return false;
   }
 
   // ---- What a client does
 
   // Sends some appends, and `amid` them something else; false: which ends the stream.
   void Append(Stub& stub, Session& session, int count, Random& random, const std::function<bool()>& amid) {
-    grpc::ClientContext context;
+    Context context;
     const auto stream = stub.Stream(&context);
     v1::StreamRequest request;
     request.mutable_open()->set_session_id(session.id);
@@ -306,7 +315,7 @@ class KillTest : public testing::Test {
   void Call(Stub& stub, Method method, const Request& request, Response response, Session& session, Change change) {
     session.change = std::move(change);
     last_sent_ = session.change.what;
-    grpc::ClientContext context;
+    Context context;
     const grpc::Status status = (stub.*method)(&context, request, &response);
     if (status.ok()) {
       if constexpr (std::is_same_v<Response, v1::DeleteSessionResponse>) {
@@ -378,20 +387,21 @@ class KillTest : public testing::Test {
   void CopyByExport(Stub& stub, const Session& session, Session& copy) {
     std::vector<std::string> parts;
     {
-      grpc::ClientContext context;
+      Context context;
       v1::ExportSessionRequest request;
       request.set_session_id(session.id);
       const auto reader = stub.ExportSession(&context, request);
       for (v1::ExportSessionResponse response; reader->Read(&response);) parts.push_back(response.data());
       const grpc::Status status = reader->Finish();
-      EXPECT_TRUE(status.ok() || IsGone(status) || IsBusy(status)) << status.error_message();
+      EXPECT_TRUE(status.ok() || IsGone(status) || IsBusy(status))
+          << status.error_code() << " " << status.error_message();
       if (!status.ok()) return;
     }
     copy.is_trimmed = session.is_trimmed;
     copy.change = {.what = What::kImport, .tag = session.tag, .text = session.text};
     copy.change.next_sequence = session.next_sequence;
     last_sent_ = What::kImport;
-    grpc::ClientContext context;
+    Context context;
     v1::ImportSessionResponse response;
     const auto writer = stub.ImportSession(&context, &response);
     v1::ImportSessionRequest request;
@@ -475,7 +485,7 @@ class KillTest : public testing::Test {
     SCOPED_TRACE(absl::StrCat("session ", session.id, ", ", session.text.size(), " tokens"));
     const std::string id = absl::StrCat("r", ++references_);
     {
-      grpc::ClientContext context;
+      Context context;
       const auto stream = undisturbed_stub_->Stream(&context);
       v1::StreamRequest open;
       open.mutable_open()->set_session_id(id);
