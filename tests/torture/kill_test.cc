@@ -618,12 +618,13 @@ TEST_F(KillTest, LosesNothingThatWasAcknowledgedAndAppliesNothingTwice) {
   const auto count = [](const std::atomic<int64_t>& one) { return static_cast<long long>(one.load()); };
   std::printf("%lld kills, in %lld runs\n", static_cast<long long>(done), static_cast<long long>(attempts));
   for (const auto& [phase, killed] : kills) std::printf("  %-10s %4d\n", phase.c_str(), killed);
-  std::printf("%lld appends acknowledged, %lld of them sent again; %lld on their way in a kill, of which %lld stayed\n",
-              count(counts_.acknowledged), count(counts_.repeated), count(counts_.in_flight),
-              count(counts_.in_flight_kept));
+  std::printf(
+      "%lld appends acknowledged, %lld of them sent again; %lld never answered, or their stream refused, of which %lld "
+      "stayed\n",
+      count(counts_.acknowledged), count(counts_.repeated), count(counts_.in_flight), count(counts_.in_flight_kept));
   for (int what = 1; what < kQuestion; ++what) {
-    std::printf("  %-10s %4lld acknowledged, %3lld on their way, of which %lld happened\n", kWhatNames[what],
-                count(counts_.changes[what]), count(counts_.changes_in_flight[what]),
+    std::printf("  %-10s %4lld acknowledged, %3lld never answered or refused, of which %lld happened\n",
+                kWhatNames[what], count(counts_.changes[what]), count(counts_.changes_in_flight[what]),
                 count(counts_.changes_in_flight_kept[what]));
   }
   std::printf("%lld questions, %lld calls refused; %lld sessions compared, %lld of them at an earlier offset too\n",
