@@ -1,11 +1,10 @@
 #include "core/session/export_stream.h"
 
-#include <limits>
-
 #include "absl/strings/str_cat.h"
 #include "core/base/bytes.h"
 #include "core/base/checksum.h"
 #include "core/base/status_macros.h"
+#include "core/storage/record_fields.h"
 
 namespace mnemosyne {
 
@@ -33,31 +32,6 @@ uint64_t ChainedChecksum(uint64_t before, absl::string_view frame) {
   return Checksum64(out.bytes());
 }
 
-void WriteTime(absl::Time time, ByteWriter& out) { out.I64(absl::ToUnixNanos(time)); }
-
-absl::StatusOr<absl::Time> ReadTime(ByteReader& in) {
-  ASSIGN_OR_RETURN(const int64_t nanoseconds, in.I64());
-  return absl::FromUnixNanos(nanoseconds);
-}
-
-absl::StatusOr<std::string> ReadString(ByteReader& in) {
-  ASSIGN_OR_RETURN(const absl::string_view bytes, in.Sized());
-  return std::string(bytes);
-}
-
-absl::StatusOr<absl::Duration> ReadDuration(ByteReader& in) {
-  ASSIGN_OR_RETURN(const int64_t nanoseconds, in.I64());
-  if (nanoseconds <= 0) return absl::DataLossError("a time to live that is not above 0");
-  if (nanoseconds == std::numeric_limits<int64_t>::max()) return absl::InfiniteDuration();
-  return absl::Nanoseconds(nanoseconds);
-}
-
-absl::StatusOr<int64_t> ReadCount(ByteReader& in) {
-  ASSIGN_OR_RETURN(const int64_t count, in.I64());
-  if (count < 0) return absl::DataLossError("a negative count");
-  return count;
-}
-
 absl::StatusOr<SessionMetadata> ReadSession(absl::string_view body) {
   ByteReader in(body);
   SessionMetadata metadata;
@@ -66,23 +40,8 @@ absl::StatusOr<SessionMetadata> ReadSession(absl::string_view body) {
   ASSIGN_OR_RETURN(metadata.fingerprint, ReadString(in));
   ASSIGN_OR_RETURN(metadata.first_sequence, in.U64());
   ASSIGN_OR_RETURN(metadata.create_time, ReadTime(in));
-  ASSIGN_OR_RETURN(const uint32_t labels, in.U32());
-  for (uint32_t i = 0; i < labels; ++i) {
-    ASSIGN_OR_RETURN(std::string name, ReadString(in));
-    ASSIGN_OR_RETURN(metadata.labels[name], ReadString(in));
-  }
-  ASSIGN_OR_RETURN(const uint8_t retention, in.U8());
-  metadata.settings.retention = static_cast<Retention>(retention);
-  if (metadata.settings.retention != Retention::kKeep && metadata.settings.retention != Retention::kTrim) {
-    return absl::DataLossError(absl::StrCat("retention ", int{retention}));
-  }
-  ASSIGN_OR_RETURN(metadata.settings.ttl, ReadDuration(in));
-  ASSIGN_OR_RETURN(metadata.settings.idle_ttl, ReadDuration(in));
-  ASSIGN_OR_RETURN(metadata.settings.max_backlog_tokens, ReadCount(in));
-  ASSIGN_OR_RETURN(metadata.settings.max_log_bytes, ReadCount(in));
-  ASSIGN_OR_RETURN(metadata.log_begin, in.U64());
-  ASSIGN_OR_RETURN(metadata.earliest_offset, ReadCount(in));
-  ASSIGN_OR_RETURN(metadata.trimmed_bytes, ReadCount(in));
+  RETURN_IF_ERROR(ReadLabels(in, &metadata.labels));
+  RETURN_IF_ERROR(ReadSettingsAndTrim(in, &metadata));
   RETURN_IF_ERROR(in.ExpectEnd());
   return metadata;
 }
@@ -90,15 +49,9 @@ absl::StatusOr<SessionMetadata> ReadSession(absl::string_view body) {
 absl::StatusOr<SnapshotHeader> ReadHeader(absl::string_view body) {
   ByteReader in(body);
   SnapshotHeader header;
-  ASSIGN_OR_RETURN(header.offset, ReadCount(in));
-  ASSIGN_OR_RETURN(header.fingerprint, ReadString(in));
-  ASSIGN_OR_RETURN(header.replay_index, in.U64());
-  ASSIGN_OR_RETURN(header.replay_skip_bytes, ReadCount(in));
-  ASSIGN_OR_RETURN(header.replay_skip_tokens, ReadCount(in));
-  ASSIGN_OR_RETURN(header.next_sequence, in.U64());
-  ASSIGN_OR_RETURN(header.accepted_bytes, ReadCount(in));
-  ASSIGN_OR_RETURN(header.state_bytes, ReadCount(in));
-  RETURN_IF_ERROR(in.ExpectEnd());
+  ASSIGN_OR_RETURN(header.offset, in.I64());
+  if (header.offset < 0) return absl::DataLossError(absl::StrCat("offset ", header.offset));
+  RETURN_IF_ERROR(ReadSnapshotFields(in, &header));
   return header;
 }
 
@@ -106,18 +59,7 @@ absl::StatusOr<LogRecord> ReadRecord(absl::string_view body) {
   ByteReader in(body);
   LogRecord record;
   ASSIGN_OR_RETURN(record.index, in.U64());
-  ASSIGN_OR_RETURN(record.sequence, in.U64());
-  ASSIGN_OR_RETURN(record.first_offset, in.I64());
-  ASSIGN_OR_RETURN(record.time, ReadTime(in));
-  ASSIGN_OR_RETURN(const uint8_t kind, in.U8());
-  record.kind = static_cast<LogContent>(kind);
-  record.payload = std::string(in.rest());
-  if (record.kind != LogContent::kText && record.kind != LogContent::kTokenIds) {
-    return absl::DataLossError(absl::StrCat("content kind ", int{kind}));
-  }
-  if (record.kind == LogContent::kTokenIds && record.payload.size() % sizeof(int32_t) != 0) {
-    return absl::DataLossError(absl::StrCat(record.payload.size(), " bytes are no whole token ids"));
-  }
+  RETURN_IF_ERROR(ReadLogFields(in, &record));
   return record;
 }
 
@@ -147,32 +89,15 @@ std::string ExportWriter::Session(const SessionMetadata& metadata) {
   out.Sized(metadata.fingerprint);
   out.U64(metadata.first_sequence);
   WriteTime(metadata.create_time, out);
-  out.U32(static_cast<uint32_t>(metadata.labels.size()));
-  for (const auto& [name, value] : metadata.labels) {
-    out.Sized(name);
-    out.Sized(value);
-  }
-  out.U8(static_cast<uint8_t>(metadata.settings.retention));
-  out.I64(absl::ToInt64Nanoseconds(metadata.settings.ttl));
-  out.I64(absl::ToInt64Nanoseconds(metadata.settings.idle_ttl));
-  out.I64(metadata.settings.max_backlog_tokens);
-  out.I64(metadata.settings.max_log_bytes);
-  out.U64(metadata.log_begin);
-  out.I64(metadata.earliest_offset);
-  out.I64(metadata.trimmed_bytes);
+  WriteLabels(metadata.labels, out);
+  WriteSettingsAndTrim(metadata, out);
   return Frame(kSession, out.bytes());
 }
 
 std::string ExportWriter::Header(const SnapshotHeader& header) {
   ByteWriter out;
   out.I64(header.offset);
-  out.Sized(header.fingerprint);
-  out.U64(header.replay_index);
-  out.I64(header.replay_skip_bytes);
-  out.I64(header.replay_skip_tokens);
-  out.U64(header.next_sequence);
-  out.I64(header.accepted_bytes);
-  out.I64(header.state_bytes);
+  WriteSnapshotFields(header, out);
   return Frame(kSnapshotHeader, out.bytes());
 }
 
@@ -181,11 +106,7 @@ std::string ExportWriter::StatePart(absl::string_view part) { return Frame(kStat
 std::string ExportWriter::Record(const LogRecord& record) {
   ByteWriter out;
   out.U64(record.index);
-  out.U64(record.sequence);
-  out.I64(record.first_offset);
-  WriteTime(record.time, out);
-  out.U8(static_cast<uint8_t>(record.kind));
-  out.Raw(record.payload);
+  WriteLogFields(record, out);
   records_ += 1;
   return Frame(kRecord, out.bytes());
 }

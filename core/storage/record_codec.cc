@@ -1,14 +1,13 @@
 #include "core/storage/record_codec.h"
 
-#include <limits>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/bytes.h"
 #include "core/base/checksum.h"
 #include "core/base/status_macros.h"
 #include "core/storage/branches.h"
+#include "core/storage/record_fields.h"
 
 namespace mnemosyne {
 namespace {
@@ -105,16 +104,6 @@ absl::StatusOr<ByteReader> OpenEpochRecord(RecordKind kind, size_t key_bytes, ab
     return absl::DataLossError(absl::StrCat("it is of epoch ", record.epoch, ", its key of ", BigEndianAt(key, 8)));
   }
   return record.body;
-}
-
-absl::StatusOr<std::string> ReadString(ByteReader& in) {
-  ASSIGN_OR_RETURN(absl::string_view bytes, in.Sized());
-  return std::string(bytes);
-}
-
-absl::StatusOr<absl::Time> ReadTime(ByteReader& in) {
-  ASSIGN_OR_RETURN(int64_t nanoseconds, in.I64());
-  return absl::FromUnixNanos(nanoseconds);
 }
 
 constexpr size_t kSessionKeyBytes = 8, kLogKeyBytes = 24, kSnapshotKeyBytes = 25;
@@ -222,25 +211,9 @@ absl::StatusOr<BranchId> ReadBranch(ByteReader& in) {
   return branch;
 }
 
-// Infinite is the largest there is.
-void WriteDuration(absl::Duration duration, ByteWriter& out) { out.I64(absl::ToInt64Nanoseconds(duration)); }
-
-absl::StatusOr<absl::Duration> ReadDuration(ByteReader& in) {
-  ASSIGN_OR_RETURN(const int64_t nanoseconds, in.I64());
-  if (nanoseconds == std::numeric_limits<int64_t>::max()) return absl::InfiniteDuration();
-  return absl::Nanoseconds(nanoseconds);
-}
-
 // What version 2 of a session's metadata added.
 void WriteSettingsAndLog(const SessionMetadata& metadata, ByteWriter& out) {
-  out.U8(static_cast<uint8_t>(metadata.settings.retention));
-  WriteDuration(metadata.settings.ttl, out);
-  WriteDuration(metadata.settings.idle_ttl, out);
-  out.I64(metadata.settings.max_backlog_tokens);
-  out.I64(metadata.settings.max_log_bytes);
-  out.U64(metadata.log_begin);
-  out.I64(metadata.earliest_offset);
-  out.I64(metadata.trimmed_bytes);
+  WriteSettingsAndTrim(metadata, out);
   out.U32(static_cast<uint32_t>(metadata.extents.size()));
   for (const LogExtent& extent : metadata.extents) {
     WriteBranch(extent.branch, out);
@@ -257,18 +230,7 @@ void WriteSettingsAndLog(const SessionMetadata& metadata, ByteWriter& out) {
 }
 
 absl::Status ReadSettingsAndLog(ByteReader& in, SessionMetadata* metadata) {
-  ASSIGN_OR_RETURN(const uint8_t retention, in.U8());
-  metadata->settings.retention = static_cast<Retention>(retention);
-  if (metadata->settings.retention != Retention::kKeep && metadata->settings.retention != Retention::kTrim) {
-    return absl::DataLossError(absl::StrCat("retention ", int{retention}));
-  }
-  ASSIGN_OR_RETURN(metadata->settings.ttl, ReadDuration(in));
-  ASSIGN_OR_RETURN(metadata->settings.idle_ttl, ReadDuration(in));
-  ASSIGN_OR_RETURN(metadata->settings.max_backlog_tokens, in.I64());
-  ASSIGN_OR_RETURN(metadata->settings.max_log_bytes, in.I64());
-  ASSIGN_OR_RETURN(metadata->log_begin, in.U64());
-  ASSIGN_OR_RETURN(metadata->earliest_offset, in.I64());
-  ASSIGN_OR_RETURN(metadata->trimmed_bytes, in.I64());
+  RETURN_IF_ERROR(ReadSettingsAndTrim(in, metadata));
   ASSIGN_OR_RETURN(const uint32_t extent_count, in.U32());
   for (uint32_t i = 0; i < extent_count; ++i) {
     LogExtent extent;
@@ -301,13 +263,9 @@ std::string EncodeSession(const SessionMetadata& metadata) {
   out.Sized(metadata.model);
   out.Sized(metadata.fingerprint);
   out.U64(metadata.first_sequence);
-  out.I64(absl::ToUnixNanos(metadata.create_time));
-  out.I64(absl::ToUnixNanos(metadata.update_time));
-  out.U32(static_cast<uint32_t>(metadata.labels.size()));
-  for (const auto& [name, value] : metadata.labels) {
-    out.Sized(name);
-    out.Sized(value);
-  }
+  WriteTime(metadata.create_time, out);
+  WriteTime(metadata.update_time, out);
+  WriteLabels(metadata.labels, out);
   WriteSettingsAndLog(metadata, out);
   return Seal(SessionKey(metadata.number), std::move(out));
 }
@@ -324,15 +282,7 @@ absl::StatusOr<SessionMetadata> DecodeSession(absl::string_view key, absl::strin
   ASSIGN_OR_RETURN(metadata.first_sequence, in.U64());
   ASSIGN_OR_RETURN(metadata.create_time, ReadTime(in));
   ASSIGN_OR_RETURN(metadata.update_time, ReadTime(in));
-  ASSIGN_OR_RETURN(uint32_t label_count, in.U32());
-  for (uint32_t i = 0; i < label_count; ++i) {
-    ASSIGN_OR_RETURN(std::string name, ReadString(in));
-    ASSIGN_OR_RETURN(std::string label, ReadString(in));
-    if (!metadata.labels.empty() && name <= metadata.labels.rbegin()->first) {
-      return absl::DataLossError(absl::StrCat("label '", absl::CHexEscape(name), "' is not in order"));
-    }
-    metadata.labels.emplace_hint(metadata.labels.end(), std::move(name), std::move(label));
-  }
+  RETURN_IF_ERROR(ReadLabels(in, &metadata.labels));
   if (record.version >= 2) RETURN_IF_ERROR(ReadSettingsAndLog(in, &metadata));
   RETURN_IF_ERROR(in.ExpectEnd());
   return metadata;
@@ -340,11 +290,7 @@ absl::StatusOr<SessionMetadata> DecodeSession(absl::string_view key, absl::strin
 
 std::string EncodeLogRecord(const LogRecord& record) {
   ByteWriter out = BeginRecord(RecordKind::kLog, record.epoch);
-  out.U64(record.sequence);
-  out.I64(record.first_offset);
-  out.I64(absl::ToUnixNanos(record.time));
-  out.U8(static_cast<uint8_t>(record.kind));
-  out.Raw(record.payload);
+  WriteLogFields(record, out);
   return Seal(LogKey(record.session_number, record.epoch, record.index), std::move(out));
 }
 
@@ -354,30 +300,13 @@ absl::StatusOr<LogRecord> DecodeLogRecord(absl::string_view key, absl::string_vi
   record.session_number = BigEndianAt(key, 0);
   record.epoch = BigEndianAt(key, 8);
   record.index = BigEndianAt(key, 16);
-  ASSIGN_OR_RETURN(record.sequence, in.U64());
-  ASSIGN_OR_RETURN(record.first_offset, in.I64());
-  ASSIGN_OR_RETURN(record.time, ReadTime(in));
-  ASSIGN_OR_RETURN(uint8_t kind, in.U8());
-  record.kind = static_cast<LogContent>(kind);
-  record.payload = std::string(in.rest());
-  if (record.kind != LogContent::kText && record.kind != LogContent::kTokenIds) {
-    return absl::DataLossError(absl::StrCat("content kind ", int{kind}));
-  }
-  if (record.kind == LogContent::kTokenIds && record.payload.size() % sizeof(int32_t) != 0) {
-    return absl::DataLossError(absl::StrCat(record.payload.size(), " bytes are no whole token ids"));
-  }
+  RETURN_IF_ERROR(ReadLogFields(in, &record));
   return record;
 }
 
 std::string EncodeSnapshotHeader(const SnapshotHeader& header) {
   ByteWriter out = BeginRecord(RecordKind::kSnapshotHeader, header.epoch);
-  out.Sized(header.fingerprint);
-  out.U64(header.replay_index);
-  out.I64(header.replay_skip_bytes);
-  out.I64(header.replay_skip_tokens);
-  out.U64(header.next_sequence);
-  out.I64(header.accepted_bytes);
-  out.I64(header.state_bytes);
+  WriteSnapshotFields(header, out);
   return Seal(SnapshotKey(header.session_number, header.epoch, SnapshotPart::kHeader, header.offset), std::move(out));
 }
 
@@ -387,14 +316,7 @@ absl::StatusOr<SnapshotHeader> DecodeSnapshotHeader(absl::string_view key, absl:
   header.session_number = BigEndianAt(key, 0);
   header.epoch = BigEndianAt(key, 8);
   ASSIGN_OR_RETURN(header.offset, ParseSnapshotOffset(key));
-  ASSIGN_OR_RETURN(header.fingerprint, ReadString(in));
-  ASSIGN_OR_RETURN(header.replay_index, in.U64());
-  ASSIGN_OR_RETURN(header.replay_skip_bytes, in.I64());
-  ASSIGN_OR_RETURN(header.replay_skip_tokens, in.I64());
-  ASSIGN_OR_RETURN(header.next_sequence, in.U64());
-  ASSIGN_OR_RETURN(header.accepted_bytes, in.I64());
-  ASSIGN_OR_RETURN(header.state_bytes, in.I64());
-  RETURN_IF_ERROR(in.ExpectEnd());
+  RETURN_IF_ERROR(ReadSnapshotFields(in, &header));
   return header;
 }
 
