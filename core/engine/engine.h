@@ -54,7 +54,7 @@ struct SessionInfo {
   SessionSettings settings;
   int64_t earliest_offset = 0;  // the earliest one that a trimmed log can bring back
   absl::Time create_time, update_time;
-  absl::Time expire_time = absl::InfiniteFuture();  // by its time to live, or if it is not used until then
+  absl::Time expire_time = absl::InfiniteFuture();  // by its time to live
   std::string failure;  // not empty: a step was refused as not finite; says where it stopped
 };
 

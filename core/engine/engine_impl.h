@@ -81,6 +81,8 @@ class EngineImpl final : public Engine {
   absl::Status CheckOffset(const SessionHandle& handle, int64_t offset) const;  // [0, accepted]
   absl::Status AwaitDurable(const Session& session) const;                      // all that it has accepted
   SessionInfo Describe(const SessionHandle& handle) const;
+  // After a change that is done: also when there is no room for the session in memory.
+  absl::StatusOr<SessionInfo> DescribeChanged(const std::string& id);
   SessionInfo Describe(const SessionMetadata& metadata, const Session* session) const;
 
   void Committed(const absl::Status& status, const std::vector<LogCommitter::Item>& items);

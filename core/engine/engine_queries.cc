@@ -97,8 +97,8 @@ absl::StatusOr<Session::ForkPoint> EngineImpl::PastForkPoint(const SessionHandle
   if (offset > handle->marks().durable) RETURN_IF_ERROR(AwaitDurable(*handle));
   const Model& model = handle->model();
   const std::string& id = handle->metadata().id;
-  const auto [header, state] = handle->Checkpoint();
-  const auto look = [&](const SessionMetadata& metadata) -> absl::StatusOr<Session::ForkPoint> {
+  return sessions_->ReadPast(id, [&](const SessionMetadata& metadata) -> absl::StatusOr<Session::ForkPoint> {
+    const auto [header, state] = handle->Checkpoint();  // not before: a trimmed log begins behind an older one
     const History history(storage_.get(), metadata, &model);
     Session::Recovered past;
     if (header.offset <= offset) {
@@ -112,12 +112,7 @@ absl::StatusOr<Session::ForkPoint> EngineImpl::PastForkPoint(const SessionHandle
     tokens.resize(whole);
     point.to_memorize = std::move(tokens);
     return point;
-  };
-  const SessionMetadata before = sessions_->Metadata(id);
-  absl::StatusOr<Session::ForkPoint> point = look(before);
-  if (point.ok()) return point;
-  const SessionMetadata after = sessions_->Metadata(id);
-  return after.earliest_offset == before.earliest_offset ? point : look(after);  // it was trimmed meanwhile
+  });
 }
 
 std::shared_ptr<QueryRun> EngineImpl::FindQuery(uint64_t id) const {

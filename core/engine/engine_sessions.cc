@@ -106,6 +106,11 @@ absl::StatusOr<SessionInfo> EngineImpl::GetSession(const std::string& id) {
   return Describe(handle);
 }
 
+absl::StatusOr<SessionInfo> EngineImpl::DescribeChanged(const std::string& id) {
+  absl::StatusOr<SessionInfo> info = GetSession(id);
+  return absl::IsResourceExhausted(info.status()) ? Describe(sessions_->Metadata(id), nullptr) : info;
+}
+
 absl::StatusOr<SessionInfo> EngineImpl::UpdateSession(const std::string& id, const SessionUpdate& update) {
   RETURN_IF_ERROR(CheckSessionId(id));
   RETURN_IF_ERROR(CheckTakingWork());
@@ -222,7 +227,7 @@ absl::StatusOr<SessionInfo> EngineImpl::Reset(const std::string& id, int64_t off
   RETURN_IF_ERROR(sessions_->CheckCut(handle, offset));
   RETURN_IF_ERROR(ChangeAlone(std::move(handle), absl::AbortedError(absl::StrCat("session '", id, "' was reset")),
                               [&](SessionHandle alone) { return sessions_->Reset(std::move(alone), offset); }));
-  return GetSession(id);
+  return DescribeChanged(id);
 }
 
 absl::StatusOr<ErasedSpan> EngineImpl::EraseSpan(const std::string& id, int64_t begin, int64_t end) {
@@ -247,7 +252,7 @@ absl::StatusOr<ErasedSpan> EngineImpl::EraseSpan(const std::string& id, int64_t 
                                 return sessions_->Erase(std::move(alone), begin, end, &erased.still_in);
                               }));
   RETURN_IF_ERROR(storage_->Scrub(numbers));
-  ASSIGN_OR_RETURN(erased.session, GetSession(id));
+  ASSIGN_OR_RETURN(erased.session, DescribeChanged(id));
   return erased;
 }
 

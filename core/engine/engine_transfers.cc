@@ -136,6 +136,8 @@ class EngineImpl::Import final : public SessionImport, private ExportVisitor {
     }
     header.session_number = metadata_.number;
     header.epoch = metadata_.epoch;
+    // The exported session may have one of an earlier offset: the stream has this one.
+    if (metadata_.log_begin > 0) metadata_.earliest_offset = header.offset;
     return engine_->storage_->PutSnapshot(header, state);
   }
 
@@ -182,14 +184,19 @@ absl::StatusOr<std::unique_ptr<SessionExport>> EngineImpl::ExportSession(const s
   RETURN_IF_ERROR(CheckSessionId(id));
   ASSIGN_OR_RETURN(const SessionHandle handle, sessions_->Acquire(id));
   RETURN_IF_ERROR(AwaitDurable(*handle));
-  const SessionMetadata metadata = sessions_->Metadata(id);
-  const auto [header, state] = handle->Checkpoint();
-  const History history(storage_.get(), metadata, &handle->model());
-  ASSIGN_OR_RETURN(const uint64_t log_end, history.LogEnd());
-  ASSIGN_OR_RETURN(std::unique_ptr<LogReader> log, storage_->ReadLog(metadata, metadata.log_begin));
-  if (sessions_->Metadata(id).log_begin != metadata.log_begin) {  // a trim came between the two
+  SessionMetadata metadata;
+  SnapshotHeader header;
+  StatePtr state;
+  uint64_t log_end = 0;
+  std::unique_ptr<LogReader> log;
+  RETURN_IF_ERROR(sessions_->ReadPast(id, [&](const SessionMetadata& now) -> absl::Status {
+    metadata = now;
+    std::tie(header, state) = handle->Checkpoint();  // not before: a trimmed log begins behind an older one
+    ASSIGN_OR_RETURN(log_end, History(storage_.get(), metadata, &handle->model()).LogEnd());
+    ASSIGN_OR_RETURN(log, storage_->ReadLog(metadata, metadata.log_begin));
+    if (sessions_->SettledMetadata(id).earliest_offset == metadata.earliest_offset) return absl::OkStatus();
     return absl::UnavailableError(absl::StrCat("the log of session '", id, "' was just trimmed; try again"));
-  }
+  }));
   ExportWriter writer;
   std::string begin = writer.Session(metadata);
   return std::make_unique<SessionExportImpl>(Describe(handle), header, handle->model().EncodeState(*state), log_end,

@@ -154,11 +154,11 @@ absl::StatusOr<History::Cut> History::FindCut(int64_t offset) const {
   return cut;
 }
 
-std::vector<int64_t> SnapshotsToDrop(const std::vector<int64_t>& offsets, const std::vector<int64_t>& bounds,
-                                     bool keep_past) {
+std::vector<int64_t> SnapshotsToDrop(const std::vector<int64_t>& offsets, const SnapshotNeeds& needs, bool keep_past) {
   if (offsets.size() <= 2) return {};
   std::set<int64_t> kept(offsets.begin(), offsets.begin() + 2);
-  for (const int64_t bound : bounds) {
+  kept.insert(needs.offsets.begin(), needs.offsets.end());
+  for (const int64_t bound : needs.bounds) {
     int found = 0;
     for (const int64_t offset : offsets) {
       if (offset <= bound && found++ < 2) kept.insert(offset);

@@ -60,9 +60,8 @@ class History {
 };
 
 // Of a branch's snapshots (offsets, newest first): those to delete. The newest two stay, also of those up to each of
-// `bounds`, so that there is one to fall back on; with `keep_past`, of the older ones the oldest in each power of two
+// the bounds, so that there is one to fall back on; with `keep_past`, of the older ones the oldest in each power of two
 // of tokens back, so that going back costs a replay in proportion to how far back it is.
-std::vector<int64_t> SnapshotsToDrop(const std::vector<int64_t>& offsets, const std::vector<int64_t>& bounds,
-                                     bool keep_past);
+std::vector<int64_t> SnapshotsToDrop(const std::vector<int64_t>& offsets, const SnapshotNeeds& needs, bool keep_past);
 
 }  // namespace mnemosyne

@@ -1,6 +1,7 @@
 // What changes a session's log other than appending to it: forks, resets, erasures, deletion, trimming.
 #include <algorithm>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "core/base/status_macros.h"
@@ -56,13 +57,9 @@ absl::StatusOr<SessionMetadata> CutOff(Storage* storage, const SessionMetadata& 
 }  // namespace
 
 absl::Status SessionManager::CheckCut(const SessionHandle& handle, int64_t offset) const {
-  const std::string& id = handle->metadata().id;
-  const SessionMetadata before = Metadata(id);
-  const absl::Status status = History(storage_, before, &handle->model()).FindCut(offset).status();
-  if (status.ok()) return status;
-  const SessionMetadata after = Metadata(id);  // it may have been trimmed while it was read
-  return after.log_begin == before.log_begin ? status
-                                             : History(storage_, after, &handle->model()).FindCut(offset).status();
+  return ReadPast(handle->metadata().id, [&](const SessionMetadata& metadata) {
+    return History(storage_, metadata, &handle->model()).FindCut(offset).status();
+  });
 }
 
 absl::Status SessionManager::Seize(const SessionHandle& handle) {
@@ -102,7 +99,7 @@ absl::Status SessionManager::EndSwitch(SessionHandle handle, const SessionMetada
   entry.busy = false;
   RETURN_IF_ERROR(status);
   DropResident(entry);
-  entry.metadata = next;
+  SetMetadata(entry, next);
   return absl::OkStatus();
 }
 
@@ -233,86 +230,80 @@ absl::Status SessionManager::Erase(SessionHandle handle, int64_t begin, int64_t 
   return absl::OkStatus();
 }
 
-absl::StatusOr<SessionHandle> SessionManager::Fork(const SessionHandle& source, std::optional<int64_t> offset,
-                                                   SessionMetadata fork) {
-  const Model& model = source->model();
-  const SessionMetadata from = Metadata(source->metadata().id);
-  const History history(storage_, from, &model);
-  // As it is: from the state in memory, with all of the log. What comes meanwhile may or may not be in it.
-  const auto [header, state] = source->Checkpoint();
-  // Before the log's end is read: what is durable now lies before it. A snapshot of what comes later is not the fork's.
-  const Session::Marks marks = source->marks();
+absl::StatusOr<SessionMetadata> SessionManager::PutFork(const Session& source, const SessionMetadata& from,
+                                                        std::optional<int64_t> offset, const SessionMetadata& fork,
+                                                        std::optional<Session::Recovered>* start) {
+  // In this order: a state older than `from` may lie before its log's beginning; what is durable before the log's end
+  // is looked for lies before that, and no snapshot of what comes later is the fork's. What is appended meanwhile may
+  // or may not be in the fork.
+  const auto [header, state] = source.Checkpoint();
+  const Session::Marks marks = source.marks();
+  const int64_t end = offset.value_or(marks.durable);
+  const History history(storage_, from, &source.model());
   History::Cut cut;
   if (offset) {
     ASSIGN_OR_RETURN(cut, history.FindCut(*offset));
   } else {
     ASSIGN_OR_RETURN(cut.record_index, history.LogEnd());
   }
-  fork.model = from.model;
+  std::vector<LogRecord> records;
+  ASSIGN_OR_RETURN(SessionMetadata next, CutOff(storage_, from, {fork.number, 1}, cut, end, &records));
+  next.id = fork.id;
+  next.labels = fork.labels;
+  next.settings = fork.settings;
+  next.create_time = next.update_time = fork.create_time;
+  next.first_sequence = marks.next_sequence;
+  RETURN_IF_ERROR(CheckExtents(next));
+  absl::MutexLock lock(&branches_mutex_);
+  if (Metadata(from.id).earliest_offset != from.earliest_offset) {
+    return absl::UnavailableError(absl::StrCat("the log of session '", from.id, "' was just trimmed; try again"));
+  }
+  branches_.Set(next);
+  const absl::Status put = storage_->Apply({.put = next, .new_branch = next.own_branch(), .records = records});
+  if (!put.ok()) {
+    branches_.Remove(next.number);
+    return put;
+  }
+  if (end >= header.offset) *start = History::FromCheckpoint(header, state);
+  return next;
+}
+
+absl::StatusOr<SessionHandle> SessionManager::Fork(const SessionHandle& source, std::optional<int64_t> offset,
+                                                   SessionMetadata fork) {
+  const Model& model = source->model();
+  fork.model = source->metadata().model;
   ASSIGN_OR_RETURN(fork, AddEntry(std::move(fork)));
-  const absl::Status status = [&]() -> absl::Status {
-    std::vector<LogRecord> records;
-    const int64_t end = offset.value_or(marks.durable);
-    ASSIGN_OR_RETURN(SessionMetadata next, CutOff(storage_, from, {fork.number, 1}, cut, end, &records));
-    next.id = fork.id;
-    next.labels = fork.labels;
-    next.settings = fork.settings;
-    next.create_time = next.update_time = fork.create_time;
-    next.first_sequence = marks.next_sequence;
-    RETURN_IF_ERROR(CheckExtents(next));
-    fork = next;
+  const absl::StatusOr<std::shared_ptr<Session>> session = [&]() -> absl::StatusOr<std::shared_ptr<Session>> {
     RETURN_IF_ERROR(ReserveRoom(model.state_bytes()));
-    std::shared_ptr<Session> session;
-    const absl::Status made = [&]() -> absl::Status {
-      {
-        absl::MutexLock lock(&branches_mutex_);
-        if (Metadata(from.id).log_begin != from.log_begin) {
-          return absl::UnavailableError(absl::StrCat("the log of session '", from.id, "' was just trimmed; try again"));
-        }
-        branches_.Set(next);
-        const SessionChange change = {.put = next, .new_branch = next.own_branch(), .records = records};
-        if (const absl::Status put = storage_->Apply(change); !put.ok()) {
-          branches_.Remove(next.number);
-          return put;
-        }
-      }
-      std::optional<Session::Recovered> start;
-      if (end >= header.offset) start = History::FromCheckpoint(header, state);
-      // Nothing of the state in memory is in a snapshot of the fork's.
-      if (start) start->snapshot_offset = 0;
-      absl::StatusOr<std::shared_ptr<Session>> recovered = Recover(next, model, std::move(start));
-      if (recovered.ok()) {
-        session = *std::move(recovered);
-        return absl::OkStatus();
-      }
-      absl::MutexLock lock(&branches_mutex_);
-      branches_.Remove(next.number);
-      const KeptOfBranch none = branches_.KeptOf(next.own_branch());
-      storage_->Apply({.deleted = next.number, .kept = absl::MakeConstSpan(&none, 1)}).IgnoreError();
-      return recovered.status();
-    }();
-    if (!made.ok()) {
-      ReturnRoom(model.state_bytes());
-      return made;
+    absl::Cleanup return_room = [&] { ReturnRoom(model.state_bytes()); };
+    std::optional<Session::Recovered> start;
+    const SessionMetadata asked = fork;
+    ASSIGN_OR_RETURN(fork, ReadPast(source->metadata().id, [&](const SessionMetadata& from) {
+                       return PutFork(*source, from, offset, asked, &start);
+                     }));
+    // Nothing of the state in memory is in a snapshot of the fork's.
+    if (start) start->snapshot_offset = 0;
+    absl::StatusOr<std::shared_ptr<Session>> recovered = Recover(fork, model, std::move(start));
+    if (!recovered.ok()) {
+      Delete(fork).IgnoreError();
+      return recovered;
     }
-    absl::MutexLock lock(&mutex_);
-    Entry& entry = entries_.at(next.id);
-    entry.metadata = next;
-    AddResident(entry, std::move(session));
-    return absl::OkStatus();
+    std::move(return_room).Cancel();
+    return recovered;
   }();
   SessionHandle handle;
   {
     absl::MutexLock lock(&mutex_);
     Entry& entry = entries_.at(fork.id);
     entry.busy = false;
-    if (!status.ok()) {
+    if (!session.ok()) {
       entries_.erase(fork.id);
-    } else {
-      handle = Pin(entry);
+      return session.status();
     }
+    SetMetadata(entry, fork);
+    AddResident(entry, *session);
+    handle = Pin(entry);
   }
-  RETURN_IF_ERROR(status);
   if (handle->HasWholeBlock()) on_load_(handle->number());
   return handle;
 }
@@ -327,7 +318,7 @@ absl::Status SessionManager::Update(const SessionHandle& handle, const std::map<
   RETURN_IF_ERROR(storage_->PutSession(next));
   handle->SetLimits(LimitsOf(settings));
   absl::MutexLock lock(&mutex_);
-  entries_.at(next.id).metadata = next;
+  SetMetadata(entries_.at(next.id), next);
   return absl::OkStatus();
 }
 
@@ -354,9 +345,9 @@ absl::Status SessionManager::DropSnapshots(const SessionMetadata& metadata) {
   std::vector<int64_t> offsets;
   for (const SnapshotId& id : snapshots) offsets.push_back(id.offset);
   absl::MutexLock lock(&branches_mutex_);  // no fork begins to need one meanwhile
-  const std::vector<int64_t> bounds = branches_.SnapshotBounds(own.own_branch());
+  const SnapshotNeeds needs = branches_.NeedsOfSnapshots(own.own_branch());
   std::vector<SnapshotId> dropped;
-  for (const int64_t offset : SnapshotsToDrop(offsets, bounds, metadata.settings.retention == Retention::kKeep)) {
+  for (const int64_t offset : SnapshotsToDrop(offsets, needs, metadata.settings.retention == Retention::kKeep)) {
     dropped.push_back({own.own_branch(), offset});
   }
   return storage_->DeleteSnapshots(dropped);
@@ -378,8 +369,9 @@ absl::Status SessionManager::Trim(Session& session) {
   if (header.replay_index == 0 || header.offset <= next.earliest_offset) return absl::OkStatus();
   const SessionMetadata former = next;
   TrimLog(next, header.replay_index, header.offset, header.accepted_bytes);
-  std::erase_if(next.snapshot_sources,
-                [&](const SnapshotSource& source) { return source.branch != snapshots[1].branch; });
+  std::erase_if(next.snapshot_sources, [&](const SnapshotSource& source) {
+    return source.branch != snapshots[0].branch && source.branch != snapshots[1].branch;
+  });
   branches_.Set(next);
   std::vector<KeptOfBranch> kept;
   for (const BranchId& branch : BranchesOf(former)) kept.push_back(branches_.KeptOf(branch));
@@ -389,7 +381,7 @@ absl::Status SessionManager::Trim(Session& session) {
   }
   session.Trimmed(next.trimmed_bytes);
   absl::MutexLock lock(&mutex_);
-  entries_.at(next.id).metadata = next;
+  SetMetadata(entries_.at(next.id), next);
   return absl::OkStatus();
 }
 

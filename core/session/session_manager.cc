@@ -40,7 +40,7 @@ absl::StatusOr<std::unique_ptr<SessionManager>> SessionManager::Create(const Opt
     const std::string id = metadata.id;
     manager->branches_.Set(metadata);
     Entry& entry = manager->entries_[id];
-    entry.metadata = std::move(metadata);
+    manager->SetMetadata(entry, metadata);
     entry.last_used = now;
   }
   return manager;
@@ -215,7 +215,7 @@ absl::StatusOr<SessionMetadata> SessionManager::AddEntry(SessionMetadata metadat
   if (metadata.number == 0) metadata.number = storage_->NextSessionNumber();
   metadata.fingerprint = models_.at(metadata.model)->fingerprint();
   Entry& entry = entries_[metadata.id];
-  entry.metadata = metadata;
+  SetMetadata(entry, metadata);
   entry.busy = true;
   return metadata;
 }
@@ -278,6 +278,17 @@ SessionMetadata SessionManager::Metadata(const std::string& id) const {
   return found == entries_.end() ? SessionMetadata() : found->second.metadata;
 }
 
+SessionMetadata SessionManager::SettledMetadata(const std::string& id) const {
+  absl::MutexLock lock(&branches_mutex_);
+  return Metadata(id);
+}
+
+void SessionManager::SetMetadata(Entry& entry, const SessionMetadata& metadata) {
+  entry.metadata = metadata;
+  const SessionSettings& settings = metadata.settings;
+  some_expire_ |= std::min(settings.ttl, settings.idle_ttl) != absl::InfiniteDuration();
+}
+
 bool SessionManager::IsExpired(const Entry& entry, absl::Time now) const {
   const SessionMetadata& metadata = entry.metadata;
   if (now >= metadata.create_time + metadata.settings.ttl) return true;
@@ -287,6 +298,7 @@ bool SessionManager::IsExpired(const Entry& entry, absl::Time now) const {
 std::vector<std::string> SessionManager::Expired(absl::Time now, int64_t count) const {
   absl::MutexLock lock(&mutex_);
   std::vector<std::string> expired;
+  if (!some_expire_) return expired;
   for (const auto& [id, entry] : entries_) {
     if (static_cast<int64_t>(expired.size()) >= count) break;
     if (!entry.busy && IsExpired(entry, now)) expired.push_back(id);

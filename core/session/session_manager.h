@@ -17,6 +17,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -106,6 +107,21 @@ class SessionManager {
 
   // The session's metadata as it is now.
   SessionMetadata Metadata(const std::string& id) const;
+  // As it is when no change of it is being written.
+  SessionMetadata SettledMetadata(const std::string& id) const;
+  // What `read` (metadata -> a status, or a value or status) makes of the session's past: again when a trim took
+  // meanwhile what it was reading.
+  template <typename Read>
+  auto ReadPast(const std::string& id, const Read& read) const {
+    SessionMetadata metadata = Metadata(id);
+    while (true) {
+      auto result = read(std::as_const(metadata));
+      SessionMetadata now;
+      if (!result.ok()) now = SettledMetadata(id);
+      if (result.ok() || now.earliest_offset == metadata.earliest_offset) return result;
+      metadata = std::move(now);
+    }
+  }
   // Replaces labels and settings.
   absl::Status Update(const SessionHandle& handle, const std::map<std::string, std::string>& labels,
                       const SessionSettings& settings);
@@ -153,6 +169,13 @@ class SessionManager {
   void ReturnRoom(int64_t bytes);
   Session::Limits LimitsOf(const SessionSettings& settings) const;
   bool IsExpired(const Entry& entry, absl::Time now) const;
+  void SetMetadata(Entry& entry, const SessionMetadata& metadata) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Makes `fork` (its number, id, labels and settings are given) in storage, of `source`, whose metadata is `from`, as
+  // it is or was at `offset`. `start`: the state in memory, if the fork can go on from it. UNAVAILABLE: `from` is no
+  // more.
+  absl::StatusOr<SessionMetadata> PutFork(const Session& source, const SessionMetadata& from,
+                                          std::optional<int64_t> offset, const SessionMetadata& fork,
+                                          std::optional<Session::Recovered>* start);
   absl::Status Delete(const SessionMetadata& metadata);  // from storage
   absl::StatusOr<uint64_t> RemoveIf(const std::string& id, absl::FunctionRef<bool(const Entry&)> condition);
   absl::StatusOr<SessionMetadata> AddEntry(SessionMetadata metadata);  // busy; gives it a number if it has none
@@ -182,6 +205,7 @@ class SessionManager {
   absl::flat_hash_map<uint64_t, std::shared_ptr<Session>> residents_ ABSL_GUARDED_BY(mutex_);
   int64_t unloading_ ABSL_GUARDED_BY(mutex_) = 0;           // sessions
   std::list<std::string> recency_ ABSL_GUARDED_BY(mutex_);  // resident sessions, used longest ago first
+  bool some_expire_ ABSL_GUARDED_BY(mutex_) = false;        // or did: most servers have none to look for
   Stats stats_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -124,6 +124,7 @@ void BranchTable::Set(const SessionMetadata& metadata) {
   Owner& owner = owners_[metadata.number];
   owner.epoch = metadata.epoch;
   owner.own_first = metadata.own_first;
+  owner.earliest_offset = metadata.earliest_offset;
   if (metadata.extents.empty() && metadata.snapshot_sources.empty()) return;  // most sessions: nothing more to keep
   for (const auto& [branch, need] : Needs(metadata)) {
     readers_[branch][metadata.number] = need;
@@ -159,16 +160,21 @@ KeptOfBranch BranchTable::KeptOf(const BranchId& branch) const {
   return kept;
 }
 
-std::vector<int64_t> BranchTable::SnapshotBounds(const BranchId& branch) const {
-  std::vector<int64_t> bounds;
+SnapshotNeeds BranchTable::NeedsOfSnapshots(const BranchId& branch) const {
+  SnapshotNeeds needs;
+  const auto add_earliest = [&](int64_t offset) {
+    if (offset > 0) needs.offsets.push_back(offset);
+  };
+  const auto owner = owners_.find(branch.number);
+  if (owner != owners_.end() && owner->second.epoch == branch.epoch) add_earliest(owner->second.earliest_offset);
   if (const auto readers = readers_.find(branch); readers != readers_.end()) {
     for (const auto& [number, need] : readers->second) {
-      if (need.max_snapshot_offset >= 0 && need.max_snapshot_offset != kAllSnapshots) {
-        bounds.push_back(need.max_snapshot_offset);
-      }
+      if (need.max_snapshot_offset < 0 || need.max_snapshot_offset == kAllSnapshots) continue;
+      needs.bounds.push_back(need.max_snapshot_offset);
+      add_earliest(owners_.at(number).earliest_offset);
     }
   }
-  return bounds;
+  return needs;
 }
 
 std::vector<uint64_t> BranchTable::OtherReaders(uint64_t number, const BranchId& branch, uint64_t first,

@@ -35,6 +35,12 @@ struct KeptOfBranch {
   int64_t max_snapshot_offset = -1;                    // -1: no snapshot
 };
 
+// Which of a branch's snapshots must stay for the sake of what sessions can go back to.
+struct SnapshotNeeds {
+  std::vector<int64_t> bounds;   // where forks parted from it: they read the snapshots up to there
+  std::vector<int64_t> offsets;  // where trimmed logs begin, the owner's among them: nothing else brings these back
+};
+
 // Every branch that a session reads, its own first.
 std::vector<BranchId> BranchesOf(const SessionMetadata& metadata);
 
@@ -44,8 +50,7 @@ class BranchTable {
   void Set(const SessionMetadata& metadata);  // adds a session, or replaces what it needs
   void Remove(uint64_t number);
   KeptOfBranch KeptOf(const BranchId& branch) const;
-  // Offsets up to which sessions need the branch's snapshots; the owner's, without a bound, is not among them.
-  std::vector<int64_t> SnapshotBounds(const BranchId& branch) const;
+  SnapshotNeeds NeedsOfSnapshots(const BranchId& branch) const;
   // Sessions besides `number` that read a record of the branch in [first, end).
   std::vector<uint64_t> OtherReaders(uint64_t number, const BranchId& branch, uint64_t first, uint64_t end) const;
 
@@ -53,6 +58,7 @@ class BranchTable {
   struct Owner {
     uint64_t epoch = 1;
     uint64_t own_first = 0;
+    int64_t earliest_offset = 0;
     std::vector<BranchId> others;  // branches besides its own that it reads
   };
   absl::flat_hash_map<uint64_t, Owner> owners_;                   // by session number

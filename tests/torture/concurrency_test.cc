@@ -134,7 +134,6 @@ class Client {
       case Code::kOutOfRange:          // made shorter by another
       case Code::kFailedPrecondition:  // has a writer; is trimmed
       case Code::kResourceExhausted:   // the states' budget is full of sessions in use; too many queries
-      case Code::kUnavailable:         // just trimmed
         return true;
       default:
         return false;

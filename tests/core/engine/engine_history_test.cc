@@ -368,7 +368,7 @@ TEST_F(EngineHistoryTest, ATrimmedSessionComesBackFromItsEarliestOffsetAlsoInsid
   auto engine = Start(options);
   ASSERT_OK(engine->CreateSession("s", {.settings = {.retention = Retention::kTrim}}));
   const std::string text = RandomText(1200, random);
-  StreamText(*engine, "s", text, {100, 1100});  // snapshots one after the other in the second record
+  StreamText(*engine, "s", text, {100, 1100});        // snapshots one after the other in the second record
   ASSERT_OK(engine->Drain(absl::Now() + kPatience));  // then no snapshot is under way any more
   engine = nullptr;
   engine = Start(options);
@@ -432,6 +432,12 @@ TEST_F(EngineHistoryTest, ATrimmedLogStillAnswersAndSaysWhatItCannotDo) {
   EXPECT_EQ(Ask(*engine, "f"), Ask(*engine, "whole"));
   const std::string bytes = Exported(*engine, "s");
   ASSERT_OK(Import(*engine, "copy", bytes));
+  const int64_t imported = engine->GetSession("copy")->earliest_offset;  // of the one state that an export has
+  EXPECT_GT(imported, engine->GetSession("s")->earliest_offset);
+  EXPECT_EQ(Ask(*engine, "copy", "and then?", imported), Ask(*engine, "kept", "and then?", imported));
+  const auto too_early =
+      engine->StartQuery({.session_id = "copy", .prompt = Text("?"), .as_of_offset = imported - 1}, observer);
+  EXPECT_EQ(too_early.status().code(), Code::kFailedPrecondition);
   EXPECT_EQ(Ask(*engine, "copy"), Ask(*engine, "kept"));
   EXPECT_EQ(engine->Reset("copy", 1).status().code(), Code::kFailedPrecondition);
 }
