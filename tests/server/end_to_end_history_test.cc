@@ -30,17 +30,6 @@ class EndToEndHistoryTest : public EndToEndTest {
     if (!status.ok()) return status;
     return response.session();
   }
-  absl::StatusOr<v1::EraseSpanResponse> Erase(const std::string& id, int64_t begin, int64_t end) {
-    grpc::ClientContext context;
-    v1::EraseSpanRequest request;
-    request.set_session_id(id);
-    request.set_begin_offset(begin);
-    request.set_end_offset(end);
-    v1::EraseSpanResponse response;
-    const absl::Status status = FromGrpc(stub_->EraseSpan(&context, request, &response));
-    if (!status.ok()) return status;
-    return response;
-  }
   absl::StatusOr<v1::Session> Update(const std::string& path, const v1::SessionSettings& settings) {
     grpc::ClientContext context;
     v1::UpdateSessionRequest request;
@@ -97,7 +86,7 @@ TEST_F(EndToEndHistoryTest, AnErasedSpanWasNeverThere) {
   TestStream stream(*stub_);
   stream.Write(OpenRequest("book"));
   ASSERT_TRUE(stream.Read().has_opened());
-  const auto erased = Erase("book", 100, 250);
+  const auto erased = EraseSpan(*stub_, "book", 100, 250);
   ASSERT_OK(erased);
   EXPECT_THAT(stream.Finish(), StatusIs(absl::StatusCode::kAborted, HasSubstr("erased")));
   EXPECT_EQ(erased->session().watermarks().accepted(), 250);
@@ -105,9 +94,9 @@ TEST_F(EndToEndHistoryTest, AnErasedSpanWasNeverThere) {
   EXPECT_THAT(erased->still_in(), ElementsAre("keeper"));
   Tell("fresh", {TextRequest(1, story.substr(0, 100) + story.substr(250))});
   EXPECT_EQ(AnswerOf("book"), AnswerOf("fresh"));
-  EXPECT_THAT(Erase("book", 5, 5), StatusIs(kInvalid, HasSubstr("empty")));
-  EXPECT_THAT(Erase("book", 5, 251), StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("250")));
-  EXPECT_THAT(Erase("book", -1, 5), StatusIs(absl::StatusCode::kOutOfRange, testing::_));
+  EXPECT_THAT(EraseSpan(*stub_, "book", 5, 5), StatusIs(kInvalid, HasSubstr("empty")));
+  EXPECT_THAT(EraseSpan(*stub_, "book", 5, 251), StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("250")));
+  EXPECT_THAT(EraseSpan(*stub_, "book", -1, 5), StatusIs(absl::StatusCode::kOutOfRange, testing::_));
 }
 
 TEST_F(EndToEndHistoryTest, AQuestionToThePastIsAnsweredAsItWasThen) {
@@ -208,7 +197,7 @@ TEST_F(EndToEndHistoryTest, ATrimmedSessionAnswersAndSaysHowFarItGoesBack) {
   v1::QueryRequest request = Question("book");
   request.set_as_of_offset(session.earliest_offset() - 1);
   EXPECT_THAT(QueryStatus(request), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("trimmed")));
-  EXPECT_THAT(Erase("book", 0, 1), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("trimmed")));
+  EXPECT_THAT(EraseSpan(*stub_, "book", 0, 1), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("trimmed")));
   EXPECT_THAT(Fork("book", "f", 1), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("trimmed")));
 }
 

@@ -7,9 +7,7 @@
 #include "absl/time/clock.h"
 #include "core/engine/engine.h"
 #include "gmock/gmock.h"
-#include "tests/server/fake_engine.h"
-#include "tests/server/service_fixture.h"
-#include "tests/status_matchers.h"
+#include "tests/server/fake_engine_fixture.h"
 
 namespace mnemosyne {
 namespace {
@@ -17,17 +15,8 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-class MemoryServiceTest : public testing::Test {
+class MemoryServiceTest : public FakeEngineTest {
  protected:
-  MemoryServiceTest() {
-    absl::StatusOr<std::unique_ptr<Server>> server =
-        Server::Start({.listen = "127.0.0.1:0", .metrics_address = ""}, engine_);
-    EXPECT_OK(server);
-    server_ = *std::move(server);
-    stub_ = StubFor(server_->port());
-    engine_.AddSession("book");
-  }
-
   // Opens "book" and reads the answer.
   std::unique_ptr<TestStream> OpenBook() {
     auto stream = std::make_unique<TestStream>(*stub_);
@@ -62,10 +51,6 @@ class MemoryServiceTest : public testing::Test {
     progress.flushed = flushed;
     return progress;
   }
-
-  FakeEngine engine_;
-  std::unique_ptr<Server> server_;
-  std::unique_ptr<v1::MemoryService::Stub> stub_;
 };
 
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;

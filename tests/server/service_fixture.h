@@ -128,6 +128,19 @@ class TestStream {
   bool finished_ = false;
 };
 
+inline absl::StatusOr<v1::EraseSpanResponse> EraseSpan(v1::MemoryService::Stub& stub, const std::string& id,
+                                                       int64_t begin, int64_t end) {
+  grpc::ClientContext context;
+  v1::EraseSpanRequest request;
+  request.set_session_id(id);
+  request.set_begin_offset(begin);
+  request.set_end_offset(end);
+  v1::EraseSpanResponse response;
+  const absl::Status status = FromGrpc(stub.EraseSpan(&context, request, &response));
+  if (!status.ok()) return status;
+  return response;
+}
+
 struct Answer {
   absl::Status status;
   std::string text;

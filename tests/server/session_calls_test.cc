@@ -7,9 +7,7 @@
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "mnemosyne/v1/admin_service.grpc.pb.h"
-#include "tests/server/fake_engine.h"
-#include "tests/server/service_fixture.h"
-#include "tests/status_matchers.h"
+#include "tests/server/fake_engine_fixture.h"
 
 namespace mnemosyne {
 namespace {
@@ -21,34 +19,14 @@ using testing::Pair;
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 constexpr int64_t kHourSeconds = 3600;
 
-class SessionCallsTest : public testing::Test {
+class SessionCallsTest : public FakeEngineTest {
  protected:
-  SessionCallsTest() {
-    absl::StatusOr<std::unique_ptr<Server>> server =
-        Server::Start({.listen = "127.0.0.1:0", .metrics_address = ""}, engine_);
-    EXPECT_OK(server);
-    server_ = *std::move(server);
-    stub_ = StubFor(server_->port());
-    engine_.AddSession("book");
-  }
-
   absl::StatusOr<v1::Session> Fork(const v1::ForkSessionRequest& request) {
     grpc::ClientContext context;
     v1::ForkSessionResponse response;
     const absl::Status status = FromGrpc(stub_->ForkSession(&context, request, &response));
     if (!status.ok()) return status;
     return response.session();
-  }
-  absl::StatusOr<v1::EraseSpanResponse> Erase(const std::string& id, int64_t begin, int64_t end) {
-    grpc::ClientContext context;
-    v1::EraseSpanRequest request;
-    request.set_session_id(id);
-    request.set_begin_offset(begin);
-    request.set_end_offset(end);
-    v1::EraseSpanResponse response;
-    const absl::Status status = FromGrpc(stub_->EraseSpan(&context, request, &response));
-    if (!status.ok()) return status;
-    return response;
   }
   absl::StatusOr<v1::Session> Update(const v1::UpdateSessionRequest& request) {
     grpc::ClientContext context;
@@ -72,10 +50,6 @@ class SessionCallsTest : public testing::Test {
     for (const std::string& path : paths) request.mutable_update_mask()->add_paths(path);
     return request;
   }
-
-  FakeEngine engine_;
-  std::unique_ptr<Server> server_;
-  std::unique_ptr<v1::MemoryService::Stub> stub_;
 };
 
 TEST_F(SessionCallsTest, AForkIsAskedForAsItWasSaid) {
@@ -103,12 +77,12 @@ TEST_F(SessionCallsTest, AForkIsAskedForAsItWasSaid) {
 }
 
 TEST_F(SessionCallsTest, AnErasureSaysWhoHasTheSpanStill) {
-  const auto erased = Erase("book", 5, 15);
+  const auto erased = EraseSpan(*stub_, "book", 5, 15);
   ASSERT_OK(erased);
   EXPECT_EQ(erased->session().watermarks().accepted(), 30);
   EXPECT_THAT(erased->still_in(), ElementsAre("a fork"));
-  EXPECT_THAT(Erase("", 5, 15), StatusIs(kInvalid, HasSubstr("session_id")));
-  EXPECT_THAT(Erase("none", 5, 15), StatusIs(absl::StatusCode::kNotFound, HasSubstr("none")));
+  EXPECT_THAT(EraseSpan(*stub_, "", 5, 15), StatusIs(kInvalid, HasSubstr("session_id")));
+  EXPECT_THAT(EraseSpan(*stub_, "none", 5, 15), StatusIs(absl::StatusCode::kNotFound, HasSubstr("none")));
 }
 
 TEST_F(SessionCallsTest, TheEnginesErrorsKeepTheirCodes) {
@@ -121,7 +95,7 @@ TEST_F(SessionCallsTest, TheEnginesErrorsKeepTheirCodes) {
     v1::ForkSessionRequest fork;
     fork.set_session_id("book");
     EXPECT_THAT(Fork(fork), is_it);
-    EXPECT_THAT(Erase("book", 1, 2), is_it);
+    EXPECT_THAT(EraseSpan(*stub_, "book", 1, 2), is_it);
     EXPECT_THAT(Update(UpdateOf({"labels"})), is_it);
     EXPECT_THAT(Exported(*stub_, "book"), is_it);
     EXPECT_THAT(Import(*stub_, {ImportRequest("new", "bytes")}), is_it);
