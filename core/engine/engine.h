@@ -95,7 +95,8 @@ class WriterObserver {
   virtual void OnLost(const absl::Status& status) = 0;
 };
 
-// One writer's seat in a session. Destroying it gives the seat back; what was accepted stays.
+// One writer's seat in a session. Destroying it gives the seat back; what was accepted stays. It does not outlive the
+// engine.
 class Writer {
  public:
   virtual ~Writer() = default;

@@ -1,6 +1,11 @@
 #include "core/engine/engine_impl.h"
 
 #include <algorithm>
+#include <utility>
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -140,7 +145,8 @@ void EngineImpl::StepSession(uint64_t number) {
   }
 }
 
-// Writes the snapshots that are due, deletes the sessions whose time is over, and looks after a disk that failed.
+// Writes the snapshots that are due, deletes the sessions whose time is over, looks after a disk that failed, and gives
+// back memory that steps have left.
 void EngineImpl::Housekeeper() {
   constexpr absl::Duration kLookEvery = absl::Seconds(1);
   absl::Time looked = absl::InfinitePast();
@@ -150,6 +156,7 @@ void EngineImpl::Housekeeper() {
       looked = absl::Now();
       RecoverDisk();
       DeleteExpired();
+      ReturnFreeMemory();
     }
     {
       absl::MutexLock lock(&mutex_);
@@ -172,6 +179,19 @@ void EngineImpl::Housekeeper() {
     // A snapshot that fails costs a longer replay, no more: the disk's failure shows at the next append.
     sessions_->Snapshot(*pin, options_.snapshot_every_tokens).IgnoreError();
   }
+}
+
+// The C library keeps what steps free between the states that stay: a fifth of them, when they are many. A step that
+// gave it back itself would take twice as long; this takes 20 ms beside 1,000 states of 1.6 MiB.
+void EngineImpl::ReturnFreeMemory() {
+  {
+    absl::MutexLock lock(&mutex_);
+    const int64_t tokens = counts_.tokens_memorized_total + counts_.prompt_tokens_total + counts_.answer_tokens_total;
+    if (std::exchange(tokens_when_memory_returned_, tokens) == tokens) return;  // nothing ran
+  }
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 void EngineImpl::FailDisk(const absl::Status& status) {

@@ -109,6 +109,7 @@ class EngineImpl final : public Engine {
   void DeleteExpired();
   void FailDisk(const absl::Status& status);  // from now on new work is refused with it
   void RecoverDisk();                         // after it failed: takes work again, if the disk does
+  void ReturnFreeMemory();                    // to the operating system
   void Housekeeper();
 
   const Options options_;
@@ -138,6 +139,7 @@ class EngineImpl final : public Engine {
   absl::Status disk_status_ ABSL_GUARDED_BY(mutex_);
   EngineStats counts_ ABSL_GUARDED_BY(mutex_);  // the counters that are the engine's own
   std::atomic<bool> log_was_full_ = false;      // a writer was refused for it since the last batch
+  int64_t tokens_when_memory_returned_ ABSL_GUARDED_BY(mutex_) = 0;
   std::thread housekeeper_;
 };
 

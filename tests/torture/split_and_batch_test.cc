@@ -144,6 +144,7 @@ class SplitAndBatch : public EngineTest {
     configs_.clear();
     for (const TokenizerKind kind : {TokenizerKind::kBytes, TokenizerKind::kNone, TokenizerKind::kSentencePiece}) {
       if (!sources_.empty() && random() % 3 == 0) continue;
+      if (kind == TokenizerKind::kSentencePiece && !kHasSentencePiece) continue;
       ModelConfig config = RandomConfig(random);
       config.tokenizer.kind = kind;
       const std::string name = absl::StrCat("model", sources_.size()), folder = folder_.File(name);

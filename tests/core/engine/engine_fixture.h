@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/config.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
@@ -110,6 +111,13 @@ inline std::string RandomText(int64_t bytes, std::mt19937_64& random) {
   for (int64_t i = 0; i < bytes; ++i) text += static_cast<char>(random() % 256);
   return text;
 }
+
+// A program with a sanitizer cannot load SentencePiece beside LibTorch (core/model/sentence_pieces.cc).
+#if defined(ABSL_HAVE_ADDRESS_SANITIZER) || defined(ABSL_HAVE_THREAD_SANITIZER)
+inline constexpr bool kHasSentencePiece = false;
+#else
+inline constexpr bool kHasSentencePiece = true;
+#endif
 
 class EngineTest : public testing::Test {
  protected:
