@@ -369,7 +369,7 @@ TEST_F(ConcurrencyTest, WhateverManyClientsDoAtOnceTheModelHolds) {
       for (int i = 0; i < 6; ++i) {
         const int number = part * 6 + i;
         clients.push_back(std::make_unique<Client>(engine.get(), &truth, number, random()));
-        threads.emplace_back([&client = *clients.back()] { client.Run(Cases(60, 150)); });
+        threads.emplace_back([&client = *clients.back()] { client.Run(IsLongForm() ? 150 : 60); });
       }
       for (std::thread& thread : threads) thread.join();
       for (const auto& client : clients) {
