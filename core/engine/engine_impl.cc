@@ -81,9 +81,9 @@ EngineImpl::~EngineImpl() {
     scheduler_->DropWaiting();
     scheduler_->Shutdown();
   }
+  if (housekeeper_.joinable()) housekeeper_.join();  // it may be waiting for the others' work on a session
   workers_ = nullptr;
   committer_ = nullptr;
-  if (housekeeper_.joinable()) housekeeper_.join();
   for (const auto& seat : seats) {
     seat->Lose(stopped);
     notifier_->Mark(seat);
@@ -156,6 +156,7 @@ void EngineImpl::Housekeeper() {
       looked = absl::Now();
       RecoverDisk();
       DeleteExpired();
+      FinishErasures();
       ReturnFreeMemory();
     }
     {
@@ -179,6 +180,14 @@ void EngineImpl::Housekeeper() {
     // A snapshot that fails costs a longer replay, no more: the disk's failure shows at the next append.
     sessions_->Snapshot(*pin, options_.snapshot_every_tokens).IgnoreError();
   }
+}
+
+void EngineImpl::FinishErasures() {
+  constexpr absl::Duration kPause = absl::Minutes(1);  // it reads and writes all snapshots
+  if (absl::Now() < next_scrub_ || !CheckTakingWork().ok()) return;
+  const absl::StatusOr<bool> is_due = storage_->HasToScrub();
+  if (!is_due.ok() || !*is_due) return;
+  if (!storage_->Scrub().ok()) next_scrub_ = absl::Now() + kPause;
 }
 
 // The C library keeps what steps free between the states that stay: a fifth of them, when they are many. A step that
@@ -213,12 +222,16 @@ void EngineImpl::RecoverDisk() {
   }
   // Nothing reaches a session's log from here on: its writer is gone, and who comes is refused.
   for (const uint64_t number : numbers) LoseWriter(number, reason);
-  if (!committer_->IsIdle() || !storage_->Reopen().ok()) return;  // the next time
+  if (!committer_->IsIdle()) return;  // the next time
+  const absl::StatusOr<std::vector<std::string>> stale = sessions_->Reopen();
+  if (!stale.ok()) return;
   // What a session accepted and the disk did not take may be in the log or not: only the log knows now.
+  // So it is with a change of a session whose write failed.
   for (const auto& session : sessions_->Residents()) {
-    if (session->IsDurable(session->CurrentFlushPoint())) continue;
+    const bool is_stale = std::find(stale->begin(), stale->end(), session->metadata().id) != stale->end();
+    if (!is_stale && session->IsDurable(session->CurrentFlushPoint())) continue;
     SessionHandle pin = sessions_->PinResident(session->number());
-    if (!pin) continue;
+    if (!pin) return;  // it is being unloaded: the next time
     if (!ChangeAlone(std::move(pin), reason, [&](SessionHandle alone) {
            return sessions_->Discard(std::move(alone));
          }).ok()) {

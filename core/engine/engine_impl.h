@@ -109,6 +109,7 @@ class EngineImpl final : public Engine {
   void DeleteExpired();
   void FailDisk(const absl::Status& status);  // from now on new work is refused with it
   void RecoverDisk();                         // after it failed: takes work again, if the disk does
+  void FinishErasures();                      // whose files could not be rewritten at once
   void ReturnFreeMemory();                    // to the operating system
   void Housekeeper();
 
@@ -140,6 +141,7 @@ class EngineImpl final : public Engine {
   EngineStats counts_ ABSL_GUARDED_BY(mutex_);  // the counters that are the engine's own
   std::atomic<bool> log_was_full_ = false;      // a writer was refused for it since the last batch
   int64_t tokens_when_memory_returned_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Time next_scrub_ = absl::InfinitePast();  // the housekeeper's
   std::thread housekeeper_;
 };
 

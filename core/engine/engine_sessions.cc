@@ -182,8 +182,13 @@ absl::Status EngineImpl::ChangeAlone(SessionHandle handle, const absl::Status& r
   const uint64_t number = handle->number();
   RETURN_IF_ERROR(Isolate(handle, reason));
   const absl::Status status = change(std::move(handle));
-  absl::MutexLock lock(&mutex_);
-  isolated_.erase(number);
+  {
+    absl::MutexLock lock(&mutex_);
+    isolated_.erase(number);
+  }
+  // After a change that failed the session is the one that it was, with what it had to memorize.
+  const std::shared_ptr<Session> session = sessions_->FindResident(number);
+  if (session != nullptr && session->HasWholeBlock()) scheduler_->SessionReady(number);
   return status;
 }
 
@@ -243,15 +248,15 @@ absl::StatusOr<ErasedSpan> EngineImpl::EraseSpan(const std::string& id, int64_t 
   RETURN_IF_ERROR(sessions_->CheckCut(handle, begin));
   RETURN_IF_ERROR(sessions_->CheckCut(handle, end));
   ErasedSpan erased;
-  std::vector<uint64_t> numbers;
-  RETURN_IF_ERROR(ChangeAlone(std::move(handle),
-                              absl::AbortedError(absl::StrCat("a span of session '", id, "' was erased")),
-                              [&](SessionHandle alone) {
-                                for (const BranchId& branch : BranchesOf(sessions_->Metadata(id)))
-                                  numbers.push_back(branch.number);
-                                return sessions_->Erase(std::move(alone), begin, end, &erased.still_in);
-                              }));
-  RETURN_IF_ERROR(storage_->Scrub(numbers));
+  RETURN_IF_ERROR(ChangeAlone(
+      std::move(handle), absl::AbortedError(absl::StrCat("a span of session '", id, "' was erased")),
+      [&](SessionHandle alone) { return sessions_->Erase(std::move(alone), begin, end, &erased.still_in); }));
+  if (const absl::Status scrubbed = storage_->Scrub(); !scrubbed.ok()) {
+    // Not an error that asks to be tried again: other tokens are in the span's place now.
+    return absl::InternalError(absl::StrCat("the span is erased from session '", id, "', and not to be erased again; ",
+                                            "the files that held it could not be rewritten yet, and will be when the ",
+                                            "disk lets them: ", scrubbed.message()));
+  }
   ASSIGN_OR_RETURN(erased.session, DescribeChanged(id));
   return erased;
 }

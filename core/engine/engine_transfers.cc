@@ -13,10 +13,11 @@ namespace {
 // Holds the state and a view of the log, not the session: who resets or deletes it need not wait.
 class SessionExportImpl final : public SessionExport {
  public:
-  SessionExportImpl(SessionInfo info, SnapshotHeader header, std::string state, uint64_t log_end,
+  SessionExportImpl(SessionInfo info, SnapshotHeader header, std::string state, uint64_t log_begin, uint64_t log_end,
                     std::unique_ptr<LogReader> log, std::string begin, ExportWriter writer)
       : info_(std::move(info)),
         state_(std::move(state)),
+        next_index_(log_begin),
         log_end_(log_end),
         log_(std::move(log)),
         ready_(std::move(begin)),
@@ -48,7 +49,11 @@ class SessionExportImpl final : public SessionExport {
     ASSIGN_OR_RETURN(const std::optional<LogRecord> record, log_->Next());
     if (record && record->index < log_end_) {
       ready_ += writer_.Record(*record);
+      next_index_ = record->index + 1;
       return absl::OkStatus();
+    }
+    if (next_index_ != log_end_) {
+      return absl::AbortedError(absl::StrCat("session '", info_.id, "' was changed while it was exported; try again"));
     }
     ready_ += writer_.End();
     ended_ = true;
@@ -57,7 +62,8 @@ class SessionExportImpl final : public SessionExport {
 
   const SessionInfo info_;
   std::string state_;
-  size_t written_ = 0;  // bytes of it
+  size_t written_ = 0;   // bytes of it
+  uint64_t next_index_;  // after the last record written
   const uint64_t log_end_;
   const std::unique_ptr<LogReader> log_;
   std::string ready_;
@@ -199,8 +205,8 @@ absl::StatusOr<std::unique_ptr<SessionExport>> EngineImpl::ExportSession(const s
   }));
   ExportWriter writer;
   std::string begin = writer.Session(metadata);
-  return std::make_unique<SessionExportImpl>(Describe(handle), header, handle->model().EncodeState(*state), log_end,
-                                             std::move(log), std::move(begin), writer);
+  return std::make_unique<SessionExportImpl>(Describe(handle), header, handle->model().EncodeState(*state),
+                                             metadata.log_begin, log_end, std::move(log), std::move(begin), writer);
 }
 
 absl::StatusOr<std::unique_ptr<SessionImport>> EngineImpl::ImportSession(const std::string& id) {

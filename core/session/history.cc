@@ -100,7 +100,7 @@ absl::StatusOr<TokenFeed::Position> History::ReadingStart(int64_t offset) const 
   // Otherwise every record says which token it begins with: the last that begins at or before the offset.
   ASSIGN_OR_RETURN(const uint64_t log_end, LogEnd());
   uint64_t low = metadata_.log_begin, high = log_end;  // the record is in [low, high)
-  int64_t low_offset = 0;
+  int64_t low_offset = metadata_.earliest_offset;      // where the log begins, also when nothing is in it
   while (low < high) {
     const uint64_t middle = low + (high - low) / 2;
     ASSIGN_OR_RETURN(const LogRecord record, storage_->ReadLogRecord(metadata_, middle));
@@ -149,7 +149,9 @@ absl::StatusOr<History::Cut> History::FindCut(int64_t offset) const {
   // Text before a cut must not run into what comes behind it.
   if (has_pieces()) {
     const uint64_t last = cut.bytes > 0 ? cut.record_index : cut.record_index - 1;
-    cut.ends_text = last < start.record_index || kind_of(last) == LogContent::kText;
+    // A record that was not read is text: token ids begin and end a piece, so that nothing goes on from before them.
+    cut.ends_text =
+        last < start.record_index || last >= start.record_index + kinds.size() || kind_of(last) == LogContent::kText;
   }
   return cut;
 }

@@ -35,7 +35,8 @@ Session::Marks Session::marks() const {
 absl::Status Session::Replay(const LogRecord& record) {
   absl::MutexLock lock(&mutex_);
   const int64_t skipped = record.index == replay_index_ ? replay_skip_bytes_ : 0;
-  record_starts_.push_back({record.index, marks_.accepted_bytes, marks_.next_sequence});
+  // After a reset to an earlier offset next_sequence is above all that is in the log.
+  record_starts_.push_back({record.index, marks_.accepted_bytes, std::min(marks_.next_sequence, record.sequence)});
   ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, feed_.AddRecord(record, skipped));
   const int64_t known = std::min<int64_t>(replay_skip_tokens_, tokens.size());
   replay_skip_tokens_ -= known;
@@ -48,7 +49,7 @@ absl::Status Session::Replay(const LogRecord& record) {
   marks_.durable_sequence = marks_.next_sequence - 1;
   marks_.update_time = record.time;
   next_index_ = durable_index_ = record.index + 1;
-  unmemorized_.emplace_back(marks_.durable_sequence, marks_.accepted);
+  unmemorized_.emplace_back(record.sequence, marks_.accepted);
   AdvanceMemorizedSequence();
   return absl::OkStatus();
 }
@@ -126,9 +127,10 @@ void Session::AdvanceMemorizedSequence() {
   while (!unmemorized_.empty()) {
     const auto [sequence, end_offset] = unmemorized_.front();
     if (sequence > marks_.durable_sequence || end_offset / block() * block() > marks_.memorized) return;
-    marks_.memorized_sequence = sequence;
+    marks_.memorized_sequence = std::max(marks_.memorized_sequence, sequence);
     unmemorized_.pop_front();
   }
+  marks_.memorized_sequence = marks_.durable_sequence;  // also those of what was forgotten since
 }
 
 bool Session::HasBlock() const { return marks_.failure.empty() && marks_.durable - marks_.memorized >= block(); }

@@ -1,5 +1,6 @@
 // What changes a session's log other than appending to it: forks, resets, erasures, deletion, trimming.
 #include <algorithm>
+#include <set>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
@@ -15,10 +16,32 @@ namespace {
 constexpr size_t kMaxExtents = 10000;
 
 absl::Status CheckExtents(const SessionMetadata& metadata) {
-  if (metadata.extents.size() <= kMaxExtents) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("the log of session '", metadata.id, "' is in ",
-                                                    metadata.extents.size(), " parts after so many forks, resets and ",
-                                                    "erasures; the maximum is ", kMaxExtents));
+  const size_t parts = std::max(metadata.extents.size(), metadata.snapshot_sources.size());
+  if (parts <= kMaxExtents) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("the log of session '", metadata.id, "' is in ", parts,
+                                                    " parts after so many forks, resets and erasures; the maximum is ",
+                                                    kMaxExtents));
+}
+
+// Takes out the branches of which nothing is left in the session, neither record nor snapshot, and whose part of its
+// past another has too: a session that goes back time and again collects them.
+absl::Status DropIdleSources(Storage* storage, SessionMetadata* metadata) {
+  if (metadata->snapshot_sources.size() < 2) return absl::OkStatus();
+  SessionMetadata sources = {.number = 0, .snapshot_sources = metadata->snapshot_sources};
+  ASSIGN_OR_RETURN(const std::vector<SnapshotId> snapshots, storage->ListSnapshots(sources));
+  std::set<BranchId> used;
+  for (const SnapshotId& id : snapshots) used.insert(id.branch);
+  for (const LogExtent& extent : metadata->extents) used.insert(extent.branch);
+  std::vector<SnapshotSource> kept;
+  // The oldest come last, and are what the others grew from.
+  for (auto it = metadata->snapshot_sources.rbegin(); it != metadata->snapshot_sources.rend(); ++it) {
+    const bool is_covered = std::any_of(
+        kept.begin(), kept.end(), [&](const SnapshotSource& older) { return older.max_offset >= it->max_offset; });
+    if (used.contains(it->branch) || !is_covered) kept.push_back(*it);
+  }
+  std::reverse(kept.begin(), kept.end());
+  metadata->snapshot_sources = std::move(kept);
+  return absl::OkStatus();
 }
 
 // The part of a record that is kept, as a record of `branch`.
@@ -34,6 +57,7 @@ LogRecord Part(LogRecord record, const BranchId& branch, uint64_t index, std::st
 absl::StatusOr<SessionMetadata> CutOff(Storage* storage, const SessionMetadata& metadata, const BranchId& branch,
                                        const History::Cut& cut, int64_t offset, std::vector<LogRecord>* records) {
   SessionMetadata next = Continuation(metadata, branch, cut.record_index, offset);
+  RETURN_IF_ERROR(DropIdleSources(storage, &next));
   uint64_t index = cut.record_index;
   if (cut.bytes > 0) {
     ASSIGN_OR_RETURN(const LogRecord record, storage->ReadLogRecord(metadata, cut.record_index));
@@ -78,18 +102,31 @@ absl::Status SessionManager::Seize(const SessionHandle& handle) {
 }
 
 absl::Status SessionManager::Switch(const SessionMetadata& former, const SessionMetadata& next,
-                                    const std::vector<LogRecord>& records) {
+                                    const std::vector<LogRecord>& records, absl::Span<const uint64_t> scrubbed) {
   absl::MutexLock lock(&branches_mutex_);
+  RETURN_IF_ERROR(CheckReconciled());
+  const std::vector<KeptOfBranch> before = KeptOfAll(former);
   branches_.Set(next);
-  std::vector<KeptOfBranch> kept;
-  for (const BranchId& branch : BranchesOf(former)) {
-    if (branch != next.own_branch()) kept.push_back(branches_.KeptOf(branch));
-  }
-  SessionChange change = {.put = next, .records = records, .kept = kept};
-  if (next.own_branch() != former.own_branch()) change.new_branch = next.own_branch();
-  const absl::Status status = storage_->Apply(change);
+  const std::vector<KeptOfBranch> kept = LessKept(before);
+  const absl::Status status = storage_->Apply(
+      {.put = next, .new_branch = next.own_branch(), .records = records, .kept = kept, .scrubbed = scrubbed});
   if (!status.ok()) branches_.Set(former);
   return status;
+}
+
+std::vector<KeptOfBranch> SessionManager::KeptOfAll(const SessionMetadata& metadata) const {
+  std::vector<KeptOfBranch> kept;
+  for (const BranchId& branch : BranchesOf(metadata)) kept.push_back(branches_.KeptOf(branch));
+  return kept;
+}
+
+std::vector<KeptOfBranch> SessionManager::LessKept(const std::vector<KeptOfBranch>& before) const {
+  std::vector<KeptOfBranch> less;
+  for (const KeptOfBranch& was : before) {
+    KeptOfBranch now = branches_.KeptOf(was.branch);
+    if (now != was) less.push_back(std::move(now));
+  }
+  return less;
 }
 
 absl::Status SessionManager::EndSwitch(SessionHandle handle, const SessionMetadata& next, const absl::Status& status) {
@@ -105,9 +142,10 @@ absl::Status SessionManager::EndSwitch(SessionHandle handle, const SessionMetada
 
 absl::Status SessionManager::Delete(const SessionMetadata& metadata) {
   absl::MutexLock lock(&branches_mutex_);
+  RETURN_IF_ERROR(CheckReconciled());
+  const std::vector<KeptOfBranch> before = KeptOfAll(metadata);
   branches_.Remove(metadata.number);
-  std::vector<KeptOfBranch> kept;
-  for (const BranchId& branch : BranchesOf(metadata)) kept.push_back(branches_.KeptOf(branch));
+  const std::vector<KeptOfBranch> kept = LessKept(before);
   const absl::Status status = storage_->Apply({.deleted = metadata.number, .kept = kept});
   if (!status.ok()) branches_.Set(metadata);
   return status;
@@ -130,7 +168,11 @@ absl::Status SessionManager::Remove(SessionHandle handle) {
 absl::Status SessionManager::Discard(SessionHandle handle) {
   RETURN_IF_ERROR(Seize(handle));
   const SessionMetadata metadata = Metadata(handle->metadata().id);
-  return EndSwitch(std::move(handle), metadata, absl::OkStatus());
+  RETURN_IF_ERROR(EndSwitch(std::move(handle), metadata, absl::OkStatus()));
+  absl::MutexLock lock(&mutex_);
+  const auto found = entries_.find(metadata.id);
+  if (found != entries_.end() && found->second.is_gone) entries_.erase(found);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<uint64_t> SessionManager::RemoveExpired(const std::string& id, absl::Time now) {
@@ -175,7 +217,7 @@ absl::Status SessionManager::Reset(SessionHandle handle, int64_t offset) {
     next.first_sequence = handle->marks().next_sequence;
     next.update_time = absl::Now();
     RETURN_IF_ERROR(CheckExtents(next));
-    return Switch(former, next, records);
+    return Switch(former, next, records, {});
   }();
   return EndSwitch(std::move(handle), next, status);
 }
@@ -209,8 +251,11 @@ absl::Status SessionManager::Erase(SessionHandle handle, int64_t begin, int64_t 
     next.first_sequence = handle->marks().next_sequence;
     next.update_time = absl::Now();
     RETURN_IF_ERROR(CheckExtents(next));
-    RETURN_IF_ERROR(Switch(former, next, records));
+    std::vector<uint64_t> scrubbed;
+    for (const BranchId& of : BranchesOf(former)) scrubbed.push_back(of.number);
+    RETURN_IF_ERROR(Switch(former, next, records, scrubbed));
     absl::MutexLock lock(&branches_mutex_);
+    other_readers = branches_.OtherReadersBehind(former, begin);  // also those that copied a part of a record
     const uint64_t touched_end = last.bytes > 0 ? last.record_index + 1 : last.record_index;
     for (const LogExtent& extent : LogExtents(former, first.record_index, touched_end)) {
       for (const uint64_t reader :
@@ -255,6 +300,7 @@ absl::StatusOr<SessionMetadata> SessionManager::PutFork(const Session& source, c
   next.first_sequence = marks.next_sequence;
   RETURN_IF_ERROR(CheckExtents(next));
   absl::MutexLock lock(&branches_mutex_);
+  RETURN_IF_ERROR(CheckReconciled());
   if (Metadata(from.id).earliest_offset != from.earliest_offset) {
     return absl::UnavailableError(absl::StrCat("the log of session '", from.id, "' was just trimmed; try again"));
   }
@@ -311,6 +357,7 @@ absl::StatusOr<SessionHandle> SessionManager::Fork(const SessionHandle& source, 
 absl::Status SessionManager::Update(const SessionHandle& handle, const std::map<std::string, std::string>& labels,
                                     const SessionSettings& settings) {
   absl::MutexLock branches_lock(&branches_mutex_);  // a trim writes the same record
+  RETURN_IF_ERROR(CheckReconciled());
   SessionMetadata next = Metadata(handle->metadata().id);
   next.labels = labels;
   next.settings = settings;
@@ -363,18 +410,21 @@ absl::Status SessionManager::Trim(Session& session) {
   if (!older.ok()) return older.status();
   const SnapshotHeader& header = older->header;
   absl::MutexLock branches_lock(&branches_mutex_);
+  RETURN_IF_ERROR(CheckReconciled());
   next = Metadata(session.metadata().id);
-  if (next.settings.retention != Retention::kTrim) return absl::OkStatus();
+  if (next.settings.retention != Retention::kTrim || next.own_branch() != session.metadata().own_branch()) {
+    return absl::OkStatus();
+  }
   // Also when it ends in the log's first record: the snapshots before it go, whose offsets cannot be had then.
   if (header.replay_index == 0 || header.offset <= next.earliest_offset) return absl::OkStatus();
   const SessionMetadata former = next;
   TrimLog(next, header.replay_index, header.offset, header.accepted_bytes);
   std::erase_if(next.snapshot_sources, [&](const SnapshotSource& source) {
-    return source.branch != snapshots[0].branch && source.branch != snapshots[1].branch;
+    return source.branch != snapshots[1].branch && source.max_offset <= header.offset;
   });
+  const std::vector<KeptOfBranch> before = KeptOfAll(former);
   branches_.Set(next);
-  std::vector<KeptOfBranch> kept;
-  for (const BranchId& branch : BranchesOf(former)) kept.push_back(branches_.KeptOf(branch));
+  const std::vector<KeptOfBranch> kept = LessKept(before);
   if (const absl::Status status = storage_->Apply({.put = next, .kept = kept}); !status.ok()) {
     branches_.Set(former);
     return status;

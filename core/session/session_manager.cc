@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "core/base/status_macros.h"
+#include "core/storage/record_codec.h"
 
 namespace mnemosyne {
 
@@ -72,6 +73,7 @@ void SessionManager::DropResident(Entry& entry) {
   stats_.resident_bytes -= entry.session->model().state_bytes();
   recency_.erase(entry.recency);
   entry.session = nullptr;
+  entry.is_stale = false;
 }
 
 void SessionManager::ReturnRoom(int64_t bytes) {
@@ -184,10 +186,11 @@ absl::StatusOr<std::shared_ptr<Session>> SessionManager::Recover(const SessionMe
                                             start->position.record_index, ", which its snapshot at token ",
                                             start->snapshot_offset, " follows"));
   }
-  // Without records behind the state, the last one says which sequence comes next.
-  if (last) start->next_sequence = last->sequence + 1;
-  start->next_sequence = std::max(metadata.first_sequence, start->next_sequence);
   const uint64_t from = start->position.record_index;
+  if (from == log_end) {  // no record behind the state says which sequence comes next
+    if (last) start->next_sequence = last->sequence + 1;
+    start->next_sequence = std::max(metadata.first_sequence, start->next_sequence);
+  }
   auto session = std::make_shared<Session>(metadata, &model, LimitsOf(metadata.settings), *std::move(start));
   ASSIGN_OR_RETURN(const std::unique_ptr<LogReader> log, storage_->ReadLog(metadata, from));
   while (true) {
@@ -264,6 +267,50 @@ absl::Status SessionManager::FinishImport(const SessionMetadata& metadata) {
   entry.busy = false;
   entry.last_used = absl::Now();
   return absl::OkStatus();
+}
+
+absl::Status SessionManager::CheckReconciled() const {
+  if (is_reconciled_) return absl::OkStatus();
+  return absl::UnavailableError("the data folder is being opened again; try again later");
+}
+
+absl::StatusOr<std::vector<std::string>> SessionManager::Reopen() {
+  absl::MutexLock branches_lock(&branches_mutex_);
+  is_reconciled_ = false;
+  RETURN_IF_ERROR(storage_->Reopen());
+  ASSIGN_OR_RETURN(const std::vector<SessionMetadata> sessions, storage_->LoadSessions());
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [id, entry] : entries_) {
+    if (entry.busy) return absl::UnavailableError(absl::StrCat("session '", id, "' is being loaded or changed"));
+  }
+  std::map<std::string, const SessionMetadata*> found;
+  for (const SessionMetadata& metadata : sessions) {
+    found[metadata.id] = &metadata;
+    const auto [place, is_new] = entries_.try_emplace(metadata.id);
+    Entry& entry = place->second;
+    if (is_new) entry.last_used = absl::Now();
+    if (EncodeSession(entry.metadata) == EncodeSession(metadata)) continue;
+    if (entry.metadata.number != metadata.number) branches_.Remove(entry.metadata.number);
+    branches_.Set(metadata);
+    SetMetadata(entry, metadata);
+    entry.is_stale = entry.session != nullptr;
+  }
+  std::vector<std::string> stale;
+  for (auto it = entries_.begin(); it != entries_.end();) {
+    Entry& entry = it->second;
+    if (!found.contains(it->first)) {
+      branches_.Remove(entry.metadata.number);
+      if (entry.session == nullptr) {
+        it = entries_.erase(it);
+        continue;
+      }
+      entry.is_stale = entry.is_gone = true;
+    }
+    if (entry.is_stale) stale.push_back(it->first);
+    ++it;
+  }
+  is_reconciled_ = true;
+  return stale;
 }
 
 bool SessionManager::HasOtherPins(const SessionHandle& handle) const {

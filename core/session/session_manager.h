@@ -25,6 +25,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
 #include "core/model/model.h"
 #include "core/session/history.h"
 #include "core/session/session.h"
@@ -95,8 +96,8 @@ class SessionManager {
   absl::Status CheckNewId(const std::string& id) const;  // ALREADY_EXISTS
   // Forgets what comes after token `offset`, in another epoch.
   absl::Status Reset(SessionHandle handle, int64_t offset);
-  // Takes the tokens [begin, end) out of the log, in another epoch. `others`: ids of the sessions that still read them,
-  // since they were forked. Scrub makes the files forget them too.
+  // Takes the tokens [begin, end) out of the log, in another epoch. `others`: ids of the sessions that still have them,
+  // since one was forked from the other. Storage::Scrub makes the files forget them too.
   absl::Status Erase(SessionHandle handle, int64_t begin, int64_t end, std::vector<std::string>* others);
   // Where Reset, Erase and Fork can cut, of what is durable: errors as of History::FindCut.
   absl::Status CheckCut(const SessionHandle& handle, int64_t offset) const;
@@ -104,6 +105,11 @@ class SessionManager {
   // Puts the session out of memory without a snapshot: the next load brings back what storage has of it. As with
   // Remove, the caller has the only handle.
   absl::Status Discard(SessionHandle handle);
+
+  // After a write failed: opens the folder again, and makes what is known of the sessions what it says: a change whose
+  // write failed may have happened. Returns ids of sessions in memory that are not what storage has, each to be
+  // discarded by the caller. Until it is OK, no session can be changed.
+  absl::StatusOr<std::vector<std::string>> Reopen();
 
   // The session's metadata as it is now.
   SessionMetadata Metadata(const std::string& id) const;
@@ -154,6 +160,8 @@ class SessionManager {
     std::shared_ptr<Session> session;  // null: not resident
     int64_t pins = 0;
     bool busy = false;                         // being loaded, unloaded or removed: wait
+    bool is_stale = false;                     // in memory it is not what storage has: to be discarded
+    bool is_gone = false;                      // and storage has nothing of it
     absl::Time last_used;                      // since the start
     std::list<std::string>::iterator recency;  // resident only
   };
@@ -182,8 +190,14 @@ class SessionManager {
   // Takes the session for oneself. ABORTED: someone else has it, and for long.
   absl::Status Seize(const SessionHandle& handle);
   // Puts `next` in the place of `former`, with records of its own, and drops what nobody reads any more.
-  absl::Status Switch(const SessionMetadata& former, const SessionMetadata& next,
-                      const std::vector<LogRecord>& records);
+  absl::Status Switch(const SessionMetadata& former, const SessionMetadata& next, const std::vector<LogRecord>& records,
+                      absl::Span<const uint64_t> scrubbed);
+  // Of every branch of the session; and of those, as they are now, that are less.
+  std::vector<KeptOfBranch> KeptOfAll(const SessionMetadata& metadata) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(branches_mutex_);
+  std::vector<KeptOfBranch> LessKept(const std::vector<KeptOfBranch>& before) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(branches_mutex_);
+  absl::Status CheckReconciled() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(branches_mutex_);
   absl::Status EndSwitch(SessionHandle handle, const SessionMetadata& next, const absl::Status& status);
   absl::Status DropSnapshots(const SessionMetadata& metadata);
   absl::Status Trim(Session& session);
@@ -200,6 +214,7 @@ class SessionManager {
   // read.
   mutable absl::Mutex branches_mutex_;
   BranchTable branches_ ABSL_GUARDED_BY(branches_mutex_);
+  bool is_reconciled_ ABSL_GUARDED_BY(branches_mutex_) = true;  // false: the folder may know better than we
   mutable absl::Mutex mutex_;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<uint64_t, std::shared_ptr<Session>> residents_ ABSL_GUARDED_BY(mutex_);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <set>
 
 namespace mnemosyne {
 
@@ -86,7 +87,7 @@ SessionMetadata Continuation(const SessionMetadata& metadata, BranchId branch, u
   next.epoch = branch.epoch;
   next.extents.clear();
   next.snapshot_sources.clear();
-  if (index == 0) {
+  if (offset == 0) {
     next.log_begin = next.own_first = 0;
     next.earliest_offset = next.trimmed_bytes = 0;
     return next;
@@ -175,6 +176,22 @@ SnapshotNeeds BranchTable::NeedsOfSnapshots(const BranchId& branch) const {
     }
   }
   return needs;
+}
+
+std::vector<uint64_t> BranchTable::OtherReadersBehind(const SessionMetadata& session, int64_t offset) const {
+  std::set<uint64_t> others;
+  for (const auto& [branch, need] : Needs(session)) {
+    if (need.max_snapshot_offset <= offset) continue;
+    if (const auto readers = readers_.find(branch); readers != readers_.end()) {
+      for (const auto& [reader, of_reader] : readers->second) {
+        if (of_reader.max_snapshot_offset > offset) others.insert(reader);
+      }
+    }
+    const auto owner = owners_.find(branch.number);
+    if (owner != owners_.end() && owner->second.epoch == branch.epoch) others.insert(branch.number);
+  }
+  others.erase(session.number);
+  return {others.begin(), others.end()};
 }
 
 std::vector<uint64_t> BranchTable::OtherReaders(uint64_t number, const BranchId& branch, uint64_t first,

@@ -33,6 +33,7 @@ struct KeptOfBranch {
   BranchId branch;
   std::vector<std::pair<uint64_t, uint64_t>> records;  // [first, end) each, in order, apart
   int64_t max_snapshot_offset = -1;                    // -1: no snapshot
+  bool operator==(const KeptOfBranch&) const = default;
 };
 
 // Which of a branch's snapshots must stay for the sake of what sessions can go back to.
@@ -51,6 +52,9 @@ class BranchTable {
   void Remove(uint64_t number);
   KeptOfBranch KeptOf(const BranchId& branch) const;
   SnapshotNeeds NeedsOfSnapshots(const BranchId& branch) const;
+  // Other sessions that have tokens behind `offset` of the session's past in theirs, by the branches that both grew
+  // from.
+  std::vector<uint64_t> OtherReadersBehind(const SessionMetadata& session, int64_t offset) const;
   // Sessions besides `number` that read a record of the branch in [first, end).
   std::vector<uint64_t> OtherReaders(uint64_t number, const BranchId& branch, uint64_t first, uint64_t end) const;
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/checksum.h"
 #include "core/base/status_macros.h"
@@ -95,16 +96,26 @@ absl::Status OfflineFolder::FindFolderRecords(Findings* findings) {
       }
       findings->is_next_session_bad = true;
       findings->report.damage.push_back(WithReason("the next session's number", number.status()));
-    } else if (key.substr(0, kImportKeyPrefix.size()) == kImportKeyPrefix) {
-      const absl::StatusOr<uint64_t> number = DecodeImport(key, View(it.value()));
+    } else if (absl::StartsWith(key, kImportMark)) {
+      const absl::StatusOr<uint64_t> number = DecodeMark(kImportMark, key, View(it.value()));
       if (absl::IsFailedPrecondition(number.status())) return Annotate(number.status(), "an unfinished import");
       if (number.ok()) {
         findings->imports.insert(*number);
         findings->report.harmless.push_back(absl::StrCat("unfinished import of session number ", *number));
         return absl::OkStatus();
       }
-      findings->bad_imports.emplace_back(key);
+      findings->bad_marks.emplace_back(key);
       findings->report.damage.push_back(WithReason("an unfinished import", number.status()));
+    } else if (absl::StartsWith(key, kScrubMark)) {
+      const absl::StatusOr<uint64_t> number = DecodeMark(kScrubMark, key, View(it.value()));
+      if (absl::IsFailedPrecondition(number.status())) return Annotate(number.status(), "an unfinished erasure");
+      if (number.ok()) {
+        findings->report.harmless.push_back(
+            absl::StrCat("session number ", *number, ": the next server rewrites the files of what was erased"));
+        return absl::OkStatus();
+      }
+      findings->bad_marks.emplace_back(key);
+      findings->report.damage.push_back(WithReason("an unfinished erasure", number.status()));
     } else {
       findings->report.harmless.push_back(absl::StrCat("unknown record '", absl::CHexEscape(key), "'"));
     }

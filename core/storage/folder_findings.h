@@ -35,9 +35,9 @@ struct OfflineFolder::Findings {
   FolderReport report;
   std::map<BranchId, Branch> branches;
   BranchTable table;
-  std::set<uint64_t> bad_sessions;       // numbers of those whose own record is damaged
-  std::set<uint64_t> imports;            // unfinished
-  std::vector<std::string> bad_imports;  // keys of damaged markers
+  std::set<uint64_t> bad_sessions;     // numbers of those whose own record is damaged
+  std::set<uint64_t> imports;          // unfinished
+  std::vector<std::string> bad_marks;  // keys of damaged markers
   std::vector<BadKey> bad_keys;
   std::vector<Orphans> orphans;
   bool is_next_session_bad = false;

@@ -22,13 +22,13 @@ absl::Status OfflineFolder::Drop(const Findings& findings, const RepairOptions& 
     batch.Put(Slice(kNextSessionKey), EncodeNextSession(findings.max_number + 1));
     said.push_back(absl::StrCat("the next session's number is ", findings.max_number + 1, " now"));
   }
-  for (const std::string& key : findings.bad_imports) {
+  for (const std::string& key : findings.bad_marks) {
     batch.Delete(key);
-    said.emplace_back("dropped a damaged mark of an unfinished import");
+    said.emplace_back("dropped a damaged mark of an unfinished import or erasure");
   }
   for (const uint64_t number : findings.imports) {
     DropBranch(*database_, {number, 1}, &batch);
-    batch.Delete(ImportKey(number));
+    batch.Delete(MarkKey(kImportMark, number));
     said.push_back(absl::StrCat("dropped the unfinished import of session number ", number));
   }
   for (const Findings::BadKey& bad : findings.bad_keys) {

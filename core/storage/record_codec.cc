@@ -19,7 +19,7 @@ enum class RecordKind : uint8_t {
   kSnapshotHeader = 4,
   kSnapshotState = 5,
   kNextSession = 6,
-  kImport = 7
+  kMark = 7
 };
 
 constexpr uint8_t VersionOf(RecordKind kind) { return kind == RecordKind::kSession ? kSessionVersion : kRecordVersion; }
@@ -181,19 +181,19 @@ absl::StatusOr<uint64_t> DecodeNextSession(absl::string_view value) {
   return number;
 }
 
-std::string ImportKey(uint64_t number) { return absl::StrCat(kImportKeyPrefix, SessionKey(number)); }
+std::string MarkKey(absl::string_view mark, uint64_t number) { return absl::StrCat(mark, SessionKey(number)); }
 
-std::string EncodeImport(uint64_t number) {
-  ByteWriter out = BeginRecord(RecordKind::kImport, 0);
+std::string EncodeMark(absl::string_view mark, uint64_t number) {
+  ByteWriter out = BeginRecord(RecordKind::kMark, 0);
   out.U64(number);
-  return Seal(ImportKey(number), std::move(out));
+  return Seal(MarkKey(mark, number), std::move(out));
 }
 
-absl::StatusOr<uint64_t> DecodeImport(absl::string_view key, absl::string_view value) {
-  ASSIGN_OR_RETURN(ByteReader in, OpenFolderRecord(RecordKind::kImport, key, value));
+absl::StatusOr<uint64_t> DecodeMark(absl::string_view mark, absl::string_view key, absl::string_view value) {
+  ASSIGN_OR_RETURN(ByteReader in, OpenFolderRecord(RecordKind::kMark, key, value));
   ASSIGN_OR_RETURN(const uint64_t number, in.U64());
   RETURN_IF_ERROR(in.ExpectEnd());
-  if (key != ImportKey(number)) return absl::DataLossError(absl::StrCat("it is of session number ", number));
+  if (key != MarkKey(mark, number)) return absl::DataLossError(absl::StrCat("it is of session number ", number));
   return number;
 }
 

@@ -22,7 +22,8 @@ inline constexpr uint8_t kRecordVersion = 1;
 inline constexpr uint8_t kSessionVersion = 2;  // of a session's metadata; version 1 had neither settings nor extents
 inline constexpr absl::string_view kFormatKey = "format";
 inline constexpr absl::string_view kNextSessionKey = "next_session";
-inline constexpr absl::string_view kImportKeyPrefix = "import/";  // then the number of a session that is being imported
+// Marks, then a session's number: of one that is being imported; of one whose files are to be rewritten.
+inline constexpr absl::string_view kImportMark = "import/", kScrubMark = "scrub/";
 
 // Keys order by number, epoch and index or offset. Headers of snapshots lie together, apart from the states.
 enum class SnapshotPart : uint8_t { kHeader = 0, kState = 1 };
@@ -44,9 +45,9 @@ absl::Status CheckFolderFormat(absl::string_view value);
 std::string EncodeNextSession(uint64_t number);
 absl::StatusOr<uint64_t> DecodeNextSession(absl::string_view value);
 
-std::string ImportKey(uint64_t number);
-std::string EncodeImport(uint64_t number);
-absl::StatusOr<uint64_t> DecodeImport(absl::string_view key, absl::string_view value);
+std::string MarkKey(absl::string_view mark, uint64_t number);
+std::string EncodeMark(absl::string_view mark, uint64_t number);
+absl::StatusOr<uint64_t> DecodeMark(absl::string_view mark, absl::string_view key, absl::string_view value);
 
 std::string EncodeSession(const SessionMetadata& metadata);
 absl::StatusOr<SessionMetadata> DecodeSession(absl::string_view key, absl::string_view value);

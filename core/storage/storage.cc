@@ -36,18 +36,27 @@ absl::StatusOr<uint64_t> FirstUnusedNumber(Database& database) {
   return std::max(next, *number);
 }
 
+absl::StatusOr<std::vector<uint64_t>> Marked(Database& database, absl::string_view mark, absl::string_view name) {
+  std::vector<uint64_t> numbers;
+  const rocksdb::Slice begin = Slice(mark);
+  std::unique_ptr<rocksdb::Iterator> it = database.Range(database.db().DefaultColumnFamily(), &begin, nullptr);
+  for (it->SeekToFirst(); it->Valid() && it->key().starts_with(begin); it->Next()) {
+    const absl::StatusOr<uint64_t> number = DecodeMark(mark, View(it->key()), View(it->value()));
+    if (!number.ok()) return Annotate(number.status(), name);
+    numbers.push_back(*number);
+  }
+  RETURN_IF_ERROR(FromRocksDb(it->status(), name));
+  return numbers;
+}
+
 // Imports that a crash cut short.
 absl::Status DropUnfinishedImports(Database& database) {
   rocksdb::WriteBatch batch;
-  const rocksdb::Slice begin = Slice(kImportKeyPrefix);
-  std::unique_ptr<rocksdb::Iterator> it = database.Range(database.db().DefaultColumnFamily(), &begin, nullptr);
-  for (it->SeekToFirst(); it->Valid() && it->key().starts_with(begin); it->Next()) {
-    const absl::StatusOr<uint64_t> number = DecodeImport(View(it->key()), View(it->value()));
-    if (!number.ok()) return Annotate(number.status(), "an unfinished import");
-    DropBranch(database, {*number, 1}, &batch);
-    batch.Delete(it->key());
+  ASSIGN_OR_RETURN(const std::vector<uint64_t> numbers, Marked(database, kImportMark, "an unfinished import"));
+  for (const uint64_t number : numbers) {
+    DropBranch(database, {number, 1}, &batch);
+    batch.Delete(Slice(MarkKey(kImportMark, number)));
   }
-  RETURN_IF_ERROR(FromRocksDb(it->status(), "unfinished imports"));
   return batch.Count() == 0 ? absl::OkStatus() : database.Write(&batch);
 }
 
@@ -55,67 +64,104 @@ absl::Status DropUnfinishedImports(Database& database) {
 
 // ---- LogReader
 
-struct LogReader::Cursor {
-  std::shared_ptr<Database> database;
-  const rocksdb::Snapshot* view = nullptr;
-  std::vector<LogExtent> extents;  // what is to be read; the own branch's, without an end, last
-  size_t extent = 0;               // that is being read
-  uint64_t index = 0;              // of the next record, in the session's log
-  uint64_t in_branch = 0;          // and in its branch
-  std::string begin, end;          // bounds of `it`
-  rocksdb::Slice begin_slice, end_slice;
-  std::unique_ptr<rocksdb::Iterator> it;
-
-  ~Cursor() {
-    it = nullptr;
-    if (view != nullptr) database->db().ReleaseSnapshot(view);
+class LogReader::Cursor {
+ public:
+  Cursor(Storage* storage, std::vector<LogExtent> extents, uint64_t index)
+      : storage_(storage), extents_(std::move(extents)), index_(index) {
+    absl::MutexLock lock(&storage_->readers_mutex_);
+    storage_->readers_.insert(this);
   }
+  ~Cursor() {
+    {
+      absl::MutexLock lock(&storage_->readers_mutex_);
+      storage_->readers_.erase(this);
+    }
+    Detach();
+  }
+
+  absl::Status Attach() {
+    absl::MutexLock lock(&mutex_);
+    return AttachLocked();
+  }
+  // From any thread.
+  void Detach() {
+    absl::MutexLock lock(&mutex_);
+    it_ = nullptr;
+    if (view_ != nullptr) database_->db().ReleaseSnapshot(std::exchange(view_, nullptr));
+    database_ = nullptr;
+  }
+
+  absl::StatusOr<std::optional<LogRecord>> Next() {
+    absl::MutexLock lock(&mutex_);
+    if (database_ == nullptr) {
+      RETURN_IF_ERROR(AttachLocked());
+      is_as_made_ = false;
+    }
+    while (extent_ < extents_.size()) {
+      const LogExtent& extent = extents_[extent_];
+      const bool is_own = extent.count == kEndless;
+      in_branch_ = std::max(in_branch_, extent.first);
+      if (it_ == nullptr) {
+        begin_ = LogKey(extent.branch.number, extent.branch.epoch, in_branch_);
+        end_ = is_own ? BranchEnd(extent.branch)
+                      : LogKey(extent.branch.number, extent.branch.epoch, extent.first + extent.count);
+        begin_slice_ = begin_;
+        end_slice_ = end_;
+        it_ = database_->Range(database_->log(), &begin_slice_, &end_slice_, view_);
+        it_->SeekToFirst();
+      } else {
+        it_->Next();
+      }
+      const std::string name = LogName(extent.branch, in_branch_);
+      RETURN_IF_ERROR(FromRocksDb(it_->status(), name));
+      if (!it_->Valid()) {
+        if (!is_own && in_branch_ != extent.first + extent.count) return Missing(absl::StrCat(name, " is missing"));
+        it_ = nullptr;
+        in_branch_ = 0;
+        extent_ += 1;
+        continue;
+      }
+      const absl::StatusOr<uint64_t> found = ParseLogIndex(View(it_->key()));
+      if (!found.ok()) return Annotate(found.status(), name);
+      if (*found != in_branch_) return Missing(absl::StrCat(name, " is missing; the next is ", *found));
+      absl::StatusOr<LogRecord> record = DecodeLogRecord(View(it_->key()), View(it_->value()));
+      if (!record.ok()) return Annotate(record.status(), name);
+      in_branch_ += 1;
+      record->index = index_++;
+      if (record->first_offset >= 0) record->first_offset -= extent.offset_shift;
+      return std::optional<LogRecord>(*std::move(record));
+    }
+    return std::optional<LogRecord>();
+  }
+
+ private:
+  absl::Status AttachLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    ASSIGN_OR_RETURN(database_, storage_->Use());
+    view_ = database_->db().GetSnapshot();
+    return absl::OkStatus();
+  }
+  absl::Status Missing(const std::string& what) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (is_as_made_) return absl::DataLossError(what);
+    return absl::AbortedError(absl::StrCat(what, ": the session was changed while it was read; try again"));
+  }
+
+  Storage* const storage_;
+  const std::vector<LogExtent> extents_;  // what is to be read; the own branch's, without an end, last
+  absl::Mutex mutex_;
+  std::shared_ptr<Database> database_ ABSL_GUARDED_BY(mutex_);  // null: detached
+  const rocksdb::Snapshot* view_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  bool is_as_made_ ABSL_GUARDED_BY(mutex_) = true;                           // it was never detached
+  size_t extent_ ABSL_GUARDED_BY(mutex_) = 0;                                // that is being read
+  uint64_t index_ ABSL_GUARDED_BY(mutex_);                                   // of the next record, in the session's log
+  uint64_t in_branch_ ABSL_GUARDED_BY(mutex_) = 0;                           // and in its branch
+  std::string begin_ ABSL_GUARDED_BY(mutex_), end_ ABSL_GUARDED_BY(mutex_);  // bounds of `it_`
+  rocksdb::Slice begin_slice_ ABSL_GUARDED_BY(mutex_), end_slice_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<rocksdb::Iterator> it_ ABSL_GUARDED_BY(mutex_);
 };
 
 LogReader::LogReader(std::unique_ptr<Cursor> cursor) : cursor_(std::move(cursor)) {}
 LogReader::~LogReader() = default;
-
-absl::StatusOr<std::optional<LogRecord>> LogReader::Next() {
-  Cursor& at = *cursor_;
-  while (at.extent < at.extents.size()) {
-    const LogExtent& extent = at.extents[at.extent];
-    const bool is_own = extent.count == kEndless;
-    if (at.it == nullptr) {
-      at.in_branch = extent.first;
-      at.begin = LogKey(extent.branch.number, extent.branch.epoch, extent.first);
-      at.end = is_own ? BranchEnd(extent.branch)
-                      : LogKey(extent.branch.number, extent.branch.epoch, extent.first + extent.count);
-      at.begin_slice = at.begin;
-      at.end_slice = at.end;
-      at.it = at.database->Range(at.database->log(), &at.begin_slice, &at.end_slice, at.view);
-      at.it->SeekToFirst();
-    } else {
-      at.it->Next();
-    }
-    const std::string name = LogName(extent.branch, at.in_branch);
-    RETURN_IF_ERROR(FromRocksDb(at.it->status(), name));
-    if (!at.it->Valid()) {
-      if (!is_own && at.in_branch != extent.first + extent.count) {
-        return absl::DataLossError(absl::StrCat(name, " is missing"));
-      }
-      at.it = nullptr;
-      at.extent += 1;
-      continue;
-    }
-    const absl::StatusOr<uint64_t> found = ParseLogIndex(View(at.it->key()));
-    if (!found.ok()) return Annotate(found.status(), name);
-    if (*found != at.in_branch) {
-      return absl::DataLossError(absl::StrCat(name, " is missing; the next is ", *found));
-    }
-    absl::StatusOr<LogRecord> record = DecodeLogRecord(View(at.it->key()), View(at.it->value()));
-    if (!record.ok()) return Annotate(record.status(), name);
-    at.in_branch += 1;
-    record->index = at.index++;
-    if (record->first_offset >= 0) record->first_offset -= extent.offset_shift;
-    return std::optional<LogRecord>(*std::move(record));
-  }
-  return std::optional<LogRecord>();
-}
+absl::StatusOr<std::optional<LogRecord>> LogReader::Next() { return cursor_->Next(); }
 
 // ---- Storage
 
@@ -146,7 +192,8 @@ absl::Status Storage::Reopen() {
     closing = std::exchange(database_, nullptr);
   }
   if (closing != nullptr) {
-    // Calls that are on their way end soon; a reader may take longer, and is waited for the next time.
+    DetachReaders();
+    // Calls that are on their way end soon.
     for (int i = 0; i < 1000 && closing.use_count() > 1; ++i) absl::SleepFor(absl::Milliseconds(1));
     absl::Status ready;
     if (closing.use_count() > 1) {
@@ -166,6 +213,11 @@ absl::Status Storage::Reopen() {
   absl::MutexLock lock(&mutex_);
   database_ = *std::move(opened);
   return absl::OkStatus();
+}
+
+void Storage::DetachReaders() {
+  absl::MutexLock lock(&readers_mutex_);
+  for (LogReader::Cursor* reader : readers_) reader->Detach();
 }
 
 absl::Status Storage::write_failure() const {
@@ -188,7 +240,10 @@ absl::Status Storage::Apply(const SessionChange& change) {
     batch.Put(database->log(), LogKey(record.session_number, record.epoch, record.index), EncodeLogRecord(record));
   }
   for (const KeptOfBranch& kept : change.kept) DropRest(*database, kept, &batch);
-  if (change.finished_import) batch.Delete(Slice(ImportKey(*change.finished_import)));
+  if (change.finished_import) batch.Delete(Slice(MarkKey(kImportMark, *change.finished_import)));
+  for (const uint64_t number : change.scrubbed) {
+    batch.Put(Slice(MarkKey(kScrubMark, number)), EncodeMark(kScrubMark, number));
+  }
   return database->Write(&batch);
 }
 
@@ -217,13 +272,12 @@ absl::Status Storage::AppendLog(absl::Span<const LogRecord> records) {
 }
 
 absl::StatusOr<std::unique_ptr<LogReader>> Storage::ReadLog(const SessionMetadata& session, uint64_t from_index) {
-  auto cursor = std::make_unique<LogReader::Cursor>();
-  ASSIGN_OR_RETURN(cursor->database, Use());
-  const uint64_t end = ExtentsEnd(session);
-  cursor->index = std::max(from_index, session.log_begin);
-  if (cursor->index < end) cursor->extents = LogExtents(session, cursor->index, end);
-  cursor->extents.push_back({session.own_branch(), std::max(cursor->index, end), kEndless, 0});
-  cursor->view = cursor->database->db().GetSnapshot();
+  const uint64_t end = ExtentsEnd(session), index = std::max(from_index, session.log_begin);
+  std::vector<LogExtent> extents;
+  if (index < end) extents = LogExtents(session, index, end);
+  extents.push_back({session.own_branch(), std::max(index, end), kEndless, 0});
+  auto cursor = std::make_unique<LogReader::Cursor>(this, std::move(extents), index);
+  RETURN_IF_ERROR(cursor->Attach());
   return std::unique_ptr<LogReader>(new LogReader(std::move(cursor)));
 }
 
@@ -366,7 +420,7 @@ absl::Status Storage::BeginImport(uint64_t number) {
   ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
   rocksdb::WriteBatch batch;
   DropBranch(*database, {number, 1}, &batch);
-  batch.Put(Slice(ImportKey(number)), EncodeImport(number));
+  batch.Put(Slice(MarkKey(kImportMark, number)), EncodeMark(kImportMark, number));
   batch.Put(Slice(kNextSessionKey), EncodeNextSession(next_session_number_));
   return database->Write(&batch);
 }
@@ -375,7 +429,7 @@ absl::Status Storage::AbandonImport(uint64_t number) {
   ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
   rocksdb::WriteBatch batch;
   DropBranch(*database, {number, 1}, &batch);
-  batch.Delete(Slice(ImportKey(number)));
+  batch.Delete(Slice(MarkKey(kImportMark, number)));
   return database->Write(&batch);
 }
 
@@ -384,16 +438,29 @@ absl::Status Storage::Flush() {
   return database->Flush();
 }
 
-absl::Status Storage::Scrub(absl::Span<const uint64_t> numbers) {
+absl::Status Storage::Scrub() {
+  absl::MutexLock lock(&scrub_mutex_);
   ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
-  RETURN_IF_ERROR(database->Flush());  // the write-ahead log has them too
+  ASSIGN_OR_RETURN(const std::vector<uint64_t> numbers, Marked(*database, kScrubMark, "an unfinished erasure"));
+  if (numbers.empty()) return absl::OkStatus();
+  DetachReaders();                     // what they look at stays in the files
+  RETURN_IF_ERROR(database->Flush());  // the write-ahead log has it too
+  rocksdb::WriteBatch done;
   for (const uint64_t number : numbers) {
     const std::string begin = SessionKey(number), end = SessionKey(number + 1);
     const rocksdb::Slice begin_slice(begin), end_slice(end);
     RETURN_IF_ERROR(database->Rewrite(database->log(), &begin_slice, &end_slice));
+    done.Delete(Slice(MarkKey(kScrubMark, number)));
   }
   // States of many sessions share a blob file, which goes when none of them needs it.
-  return database->Rewrite(database->snapshots(), nullptr, nullptr);
+  RETURN_IF_ERROR(database->Rewrite(database->snapshots(), nullptr, nullptr));
+  return database->Write(&done);
+}
+
+absl::StatusOr<bool> Storage::HasToScrub() {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
+  ASSIGN_OR_RETURN(const std::vector<uint64_t> numbers, Marked(*database, kScrubMark, "an unfinished erasure"));
+  return !numbers.empty();
 }
 
 }  // namespace mnemosyne

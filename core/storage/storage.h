@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -36,6 +37,7 @@ struct SessionChange {
   absl::Span<const LogRecord> records;      // to be added
   absl::Span<const KeptOfBranch> kept;      // of branches that were let go of
   std::optional<uint64_t> finished_import;  // of this session number
+  absl::Span<const uint64_t> scrubbed;      // session numbers of whose branches Scrub is to leave nothing in the files
 };
 
 struct StorageBackup {
@@ -46,17 +48,20 @@ struct StorageBackup {
 
 class Database;
 
-// Reads a session's log in order, as it was when the reader was made, whatever is written meanwhile. Thread-compatible;
-// does not outlive its storage.
+// Reads a session's log in order, as it was when the reader was made, whatever is appended meanwhile. Scrub and Reopen
+// wait for no reader: it goes on from where it was with the log as it is then. Thread-compatible; does not outlive its
+// storage.
 class LogReader {
  public:
   ~LogReader();
   // The next record, with its index in the session's log; nullopt after the last. DATA_LOSS: damaged, or missing.
+  // ABORTED: what it was reading was dropped meanwhile. UNAVAILABLE: the folder is being opened again; Next can be
+  // called again.
   absl::StatusOr<std::optional<LogRecord>> Next();
 
  private:
   friend class Storage;
-  struct Cursor;
+  class Cursor;
   explicit LogReader(std::unique_ptr<Cursor> cursor);
   const std::unique_ptr<Cursor> cursor_;
 };
@@ -105,8 +110,10 @@ class Storage {
 
   // The folder as a whole.
   absl::Status Flush();  // everything into table files; the write-ahead log is empty then
-  // Rewrites the files that hold records of these sessions' branches, so that no file has a byte of what was deleted.
-  absl::Status Scrub(absl::Span<const uint64_t> numbers);
+  // Rewrites the files that hold branches of the sessions that Apply marked as scrubbed, so that no file has a byte of
+  // what was deleted. What it does not come to, the next call does, also after the folder was opened again.
+  absl::Status Scrub();
+  absl::StatusOr<bool> HasToScrub();
 
   // Copies the folder as it is into `backup_path`, which holds any number of backups and shares between them what they
   // have in common. Others may write meanwhile; a second backup waits for the first.
@@ -122,12 +129,17 @@ class Storage {
   absl::Status write_failure() const;  // OK: writes are taken
 
  private:
+  friend class LogReader;
   Storage(const Options& options, std::shared_ptr<Database> database);
   absl::StatusOr<std::shared_ptr<Database>> Use() const;  // keeps it open
+  void DetachReaders();                                   // they hold nothing of the folder until they are asked again
 
   const Options options_;
   std::atomic<uint64_t> next_session_number_{1};
   absl::Mutex backup_mutex_;  // held for a whole backup: RocksDB takes one writer of a backup folder at a time
+  absl::Mutex scrub_mutex_;   // held for a whole scrub
+  absl::Mutex readers_mutex_;
+  absl::flat_hash_set<LogReader::Cursor*> readers_ ABSL_GUARDED_BY(readers_mutex_);
   mutable absl::Mutex mutex_;
   std::shared_ptr<Database> database_ ABSL_GUARDED_BY(mutex_);  // null: being opened again
 };

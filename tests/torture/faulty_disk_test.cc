@@ -219,6 +219,46 @@ TEST_F(FaultyDiskTest, AfterOneFailedFsyncTheFolderIsOpenedAnewBeforeAnyOtherIsT
   EXPECT_EQ(info.watermarks.durable, info.next_sequence == 2 ? 6 : 17);
 }
 
+// A change of a session whose fsync fails may have happened or not. Either way the session is one of the two, the same
+// after a restart, and nothing that is acknowledged afterwards is lost.
+TEST_F(FaultyDiskTest, AChangeWhoseFsyncFailedHappenedWholeOrNotAtAll) {
+  std::mt19937_64 random(TestSeed());
+  Engine::Options options = Options();
+  options.snapshot_every_tokens = 64;
+  const std::string text = RandomText(1000, random), more = RandomText(300, random);
+  const std::vector<std::pair<std::string, std::function<absl::Status(Engine&)>>> changes = {
+      {"reset", [](Engine& engine) { return engine.Reset("reset", 500).status(); }},
+      {"erase", [](Engine& engine) { return engine.EraseSpan("erase", 200, 700).status(); }},
+      {"delete", [](Engine& engine) { return engine.DeleteSession("delete"); }},
+      {"fork", [](Engine& engine) { return engine.ForkSession({.source_id = "fork", .fork_id = "of"}).status(); }},
+      {"create", [](Engine& engine) { return engine.CreateSession("created", {}).status(); }},
+      {"update", [](Engine& engine) {
+         return engine.UpdateSession("update", {.labels = {{{"a", "b"}}}}).status();
+       }}};
+  auto engine = Start(options);
+  for (const auto& [id, change] : changes) StreamText(*engine, id, text, {90});
+  for (const auto& [id, change] : changes) {
+    SCOPED_TRACE(id);
+    ASSERT_OK(engine->Drain(absl::Now() + kPatience));  // no snapshot's fsync is the one that fails
+    engine = nullptr;
+    engine = Start(options);
+    ASSERT_OK(engine->GetSession(id));
+    Fail("posix/io/sync/fdatasync", EIO, /*once=*/true);
+    EXPECT_FALSE(change(*engine).ok());
+    StopFailing();
+    ASSERT_OK(StubbornWriter(engine.get(), id + "-after", "taken again", 5).WriteUpTo(11, true));
+    std::map<std::string, std::string> answers;
+    for (const SessionInfo& info : engine->ListSessions({}, "", 1000).sessions) {
+      StreamText(*engine, info.id, more, {77});
+      answers[info.id] = Ask(*engine, info.id);
+    }
+    engine = nullptr;
+    engine = Start(options);
+    EXPECT_EQ(engine->ListSessions({}, "", 1000).sessions.size(), answers.size());
+    for (const auto& [name, answer] : answers) EXPECT_EQ(Ask(*engine, name), answer) << name;
+  }
+}
+
 TEST_F(FaultyDiskTest, ShortWritesChangeNothing) {
   std::mt19937_64 random(TestSeed());
   FailSometimes("posix/io/rw/write/reduce", 0, 0.3f);

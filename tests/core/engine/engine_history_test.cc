@@ -362,6 +362,42 @@ TEST_F(EngineHistoryTest, AnAlteredExportIsRefusedAndLeavesNothing) {
   }
 }
 
+// A fork that was cut inside a record has that part of it as a record of its own.
+TEST_F(EngineHistoryTest, AnErasureNamesWhoeverHasTheSpanAlsoInACopyOfAPartOfARecord) {
+  std::mt19937_64 random(TestSeed());
+  auto engine = Start(Often());
+  StreamText(*engine, "s", RandomText(1000, random), {1000});
+  ASSERT_OK(engine->ForkSession({.source_id = "s", .fork_id = "long", .offset = 600}));
+  ASSERT_OK(engine->ForkSession({.source_id = "s", .fork_id = "short", .offset = 90}));
+  ASSERT_OK(engine->ForkSession({.source_id = "long", .fork_id = "longer"}));
+  StreamText(*engine, "longer", RandomText(100, random), {30});
+  const auto in_long = engine->EraseSpan("long", 100, 200);
+  ASSERT_OK(in_long);
+  EXPECT_THAT(in_long->still_in, ElementsAre("longer", "s"));
+  const auto in_s = engine->EraseSpan("s", 50, 210);
+  ASSERT_OK(in_s);
+  EXPECT_THAT(in_s->still_in, ElementsAre("long", "longer", "short"));
+}
+
+TEST_F(EngineHistoryTest, ASessionThatGoesBackTimeAndAgainDoesNotGrow) {
+  std::mt19937_64 random(TestSeed());
+  auto engine = Start(Options());
+  const std::string text = RandomText(300, random);
+  StreamText(*engine, "s", text, {100});
+  for (int i = 0; i < 30; ++i) {
+    StreamText(*engine, "s", RandomText(40, random), {20});
+    ASSERT_OK(engine->Reset("s", 300));
+  }
+  StreamText(*engine, "alone", text, {300});
+  EXPECT_EQ(Ask(*engine, "s"), Ask(*engine, "alone"));
+  engine = nullptr;
+  auto storage = Storage::Open({.path = Options().data_path});
+  const SessionMetadata session = (*storage)->LoadSessions()->front();
+  ASSERT_EQ(session.id, "s");
+  EXPECT_LE(session.snapshot_sources.size(), 3);
+  EXPECT_LE(session.extents.size(), 3);
+}
+
 TEST_F(EngineHistoryTest, ATrimmedSessionComesBackFromItsEarliestOffsetAlsoInsideARecord) {
   std::mt19937_64 random(TestSeed());
   const Engine::Options options = Often();
