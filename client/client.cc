@@ -65,7 +65,7 @@ absl::StatusOr<QuerySummary> Client::Impl::Query(v1::QueryRequest* request, absl
   }
   RETURN_IF_ERROR(FromWire(reader->Finish()));
   if (!summary) return absl::InternalError("the server ended an answer without its summary");
-  return *std::move(summary);
+  return *summary;
 }
 
 Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -295,7 +295,8 @@ class Engine {
   virtual absl::StatusOr<SessionInfo> ForkSession(const ForkOptions& options) = 0;
   // Makes the session what it would be had it never seen the tokens [begin, end), and rewrites the files that had them.
   // The writer loses its seat; sequences go on. The tokens behind the span are memorized anew: queries wait for it.
-  // OUT_OF_RANGE, INVALID_ARGUMENT, FAILED_PRECONDITION as of Reset, for either end.
+  // OUT_OF_RANGE, INVALID_ARGUMENT, FAILED_PRECONDITION as of Reset, for either end. INTERNAL: the span is erased, and
+  // the files are rewritten when the disk lets them; not to be called again.
   virtual absl::StatusOr<ErasedSpan> EraseSpan(const std::string& id, int64_t begin, int64_t end) = 0;
   virtual absl::StatusOr<std::unique_ptr<SessionExport>> ExportSession(const std::string& id) = 0;
   // An empty id: the exported session's. ALREADY_EXISTS, also at Finish.

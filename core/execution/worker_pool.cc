@@ -6,7 +6,7 @@
 
 namespace mnemosyne {
 
-WorkerPool::WorkerPool(int workers, Scheduler* scheduler, std::function<void(const Work&)> run) {
+WorkerPool::WorkerPool(int workers, Scheduler* scheduler, const std::function<void(const Work&)>& run) {
   for (int worker = 0; worker < workers; ++worker) {
     threads_.emplace_back([worker, scheduler, run] {
       EnterWorkerThread();

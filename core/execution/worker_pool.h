@@ -14,7 +14,7 @@ namespace mnemosyne {
 class WorkerPool {
  public:
   // `run` is called with each piece of work, from `workers` threads at once. scheduler: not owned.
-  WorkerPool(int workers, Scheduler* scheduler, std::function<void(const Work&)> run);
+  WorkerPool(int workers, Scheduler* scheduler, const std::function<void(const Work&)>& run);
   ~WorkerPool();
 
  private:

@@ -241,9 +241,12 @@ absl::Status Storage::Apply(const SessionChange& change) {
   }
   for (const KeptOfBranch& kept : change.kept) DropRest(*database, kept, &batch);
   if (change.finished_import) batch.Delete(Slice(MarkKey(kImportMark, *change.finished_import)));
+  if (change.scrubbed.empty()) return database->Write(&batch);
   for (const uint64_t number : change.scrubbed) {
     batch.Put(Slice(MarkKey(kScrubMark, number)), EncodeMark(kScrubMark, number));
   }
+  absl::MutexLock lock(&erasures_mutex_);
+  erasures_ += 1;
   return database->Write(&batch);
 }
 
@@ -439,22 +442,30 @@ absl::Status Storage::Flush() {
 }
 
 absl::Status Storage::Scrub() {
-  absl::MutexLock lock(&scrub_mutex_);
-  ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
-  ASSIGN_OR_RETURN(const std::vector<uint64_t> numbers, Marked(*database, kScrubMark, "an unfinished erasure"));
-  if (numbers.empty()) return absl::OkStatus();
-  DetachReaders();                     // what they look at stays in the files
-  RETURN_IF_ERROR(database->Flush());  // the write-ahead log has it too
-  rocksdb::WriteBatch done;
-  for (const uint64_t number : numbers) {
-    const std::string begin = SessionKey(number), end = SessionKey(number + 1);
-    const rocksdb::Slice begin_slice(begin), end_slice(end);
-    RETURN_IF_ERROR(database->Rewrite(database->log(), &begin_slice, &end_slice));
-    done.Delete(Slice(MarkKey(kScrubMark, number)));
+  absl::MutexLock scrub_lock(&scrub_mutex_);
+  while (true) {
+    ASSIGN_OR_RETURN(const std::shared_ptr<Database> database, Use());
+    int64_t erasures = 0;
+    {
+      absl::MutexLock lock(&erasures_mutex_);
+      erasures = erasures_;
+    }
+    ASSIGN_OR_RETURN(const std::vector<uint64_t> numbers, Marked(*database, kScrubMark, "an unfinished erasure"));
+    if (numbers.empty()) return absl::OkStatus();
+    DetachReaders();                     // what they look at stays in the files
+    RETURN_IF_ERROR(database->Flush());  // the write-ahead log has it too
+    rocksdb::WriteBatch done;
+    for (const uint64_t number : numbers) {
+      const std::string begin = SessionKey(number), end = SessionKey(number + 1);
+      const rocksdb::Slice begin_slice(begin), end_slice(end);
+      RETURN_IF_ERROR(database->Rewrite(database->log(), &begin_slice, &end_slice));
+      done.Delete(Slice(MarkKey(kScrubMark, number)));
+    }
+    // States of many sessions share a blob file, which goes when none of them needs it.
+    RETURN_IF_ERROR(database->Rewrite(database->snapshots(), nullptr, nullptr));
+    absl::MutexLock lock(&erasures_mutex_);
+    if (erasures_ == erasures) return database->Write(&done);  // otherwise a mark may be another's by now
   }
-  // States of many sessions share a blob file, which goes when none of them needs it.
-  RETURN_IF_ERROR(database->Rewrite(database->snapshots(), nullptr, nullptr));
-  return database->Write(&done);
 }
 
 absl::StatusOr<bool> Storage::HasToScrub() {

@@ -138,6 +138,8 @@ class Storage {
   std::atomic<uint64_t> next_session_number_{1};
   absl::Mutex backup_mutex_;  // held for a whole backup: RocksDB takes one writer of a backup folder at a time
   absl::Mutex scrub_mutex_;   // held for a whole scrub
+  absl::Mutex erasures_mutex_;
+  int64_t erasures_ ABSL_GUARDED_BY(erasures_mutex_) = 0;  // changes that put marks
   absl::Mutex readers_mutex_;
   absl::flat_hash_set<LogReader::Cursor*> readers_ ABSL_GUARDED_BY(readers_mutex_);
   mutable absl::Mutex mutex_;
