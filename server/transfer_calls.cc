@@ -28,12 +28,17 @@ ExportCall* ExportCall::Start(const CallEnvironment& environment, grpc::Callback
   std::shared_ptr<ExportCall> call = absl::WrapUnique(new ExportCall(environment, context));
   call->self_ = call;
   call->registration_ = environment.registry.Add(EndOf(call, &ExportCall::End));
+  const auto refuse = [&call](const absl::Status& status) {
+    {
+      absl::MutexLock lock(&call->mutex_);  // whoever drains may be ending it too
+      call->busy_ = false;
+    }
+    call->End(status);
+  };
   if (request.session_id().empty()) {
-    call->busy_ = false;
-    call->End(absl::InvalidArgumentError("session_id is empty"));
+    refuse(absl::InvalidArgumentError("session_id is empty"));
   } else if (!environment.blocking.Schedule([call, id = request.session_id()] { call->Begin(id); })) {
-    call->busy_ = false;
-    call->End(Busy());
+    refuse(Busy());
   }
   return call.get();
 }
