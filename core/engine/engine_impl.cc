@@ -110,10 +110,17 @@ void EngineImpl::RunWork(const Work& work) {
 void EngineImpl::StepSession(uint64_t number) {
   const std::shared_ptr<Session> session = sessions_->FindResident(number);
   if (session == nullptr) return;
+  const absl::Status read = sessions_->ReadOn(*session);
+  if (absl::IsUnavailable(read) || absl::IsAborted(read)) {
+    absl::MutexLock lock(&mutex_);
+    to_read_on_.insert(number);
+    return;
+  }
   const std::optional<Session::Block> block = session->NextBlock();
   if (!block) return;
   const absl::Time begin = absl::Now();
-  const BlockResult result = session->model().StepBlocks({{block->state, block->tokens}})[0];
+  const BlockResult result =
+      read.ok() ? session->model().StepBlocks({{block->state, block->tokens}})[0] : BlockResult{.status = read};
   const double seconds = absl::ToDoubleSeconds(absl::Now() - begin);
   Session::Published published = session->Publish(result);
   const bool is_snapshot_due = session->IsSnapshotDue(options_.snapshot_every_tokens);
@@ -155,6 +162,7 @@ void EngineImpl::Housekeeper() {
     if (absl::Now() - looked >= kLookEvery) {
       looked = absl::Now();
       RecoverDisk();
+      ReadOnAgain();
       DeleteExpired();
       FinishErasures();
       ReturnFreeMemory();
@@ -180,6 +188,15 @@ void EngineImpl::Housekeeper() {
     // A snapshot that fails costs a longer replay, no more: the disk's failure shows at the next append.
     sessions_->Snapshot(*pin, options_.snapshot_every_tokens).IgnoreError();
   }
+}
+
+void EngineImpl::ReadOnAgain() {
+  absl::flat_hash_set<uint64_t> numbers;
+  {
+    absl::MutexLock lock(&mutex_);
+    numbers.swap(to_read_on_);
+  }
+  for (const uint64_t number : numbers) scheduler_->SessionReady(number);
 }
 
 void EngineImpl::FinishErasures() {

@@ -105,12 +105,17 @@ class EngineImpl final : public Engine {
   // Isolates the session, and lets others at it again after `change`.
   absl::Status ChangeAlone(SessionHandle handle, const absl::Status& reason,
                            absl::FunctionRef<absl::Status(SessionHandle)> change);
-  absl::StatusOr<Session::ForkPoint> PastForkPoint(const SessionHandle& handle, int64_t offset) const;
+  struct Past {
+    Session::ForkPoint point;
+    std::unique_ptr<TokenReader> tokens;  // after its state
+  };
+  absl::StatusOr<Past> FindPast(const SessionHandle& handle, int64_t offset) const;
   void DeleteExpired();
   void FailDisk(const absl::Status& status);  // from now on new work is refused with it
   void RecoverDisk();                         // after it failed: takes work again, if the disk does
-  void FinishErasures();                      // whose files could not be rewritten at once
-  void ReturnFreeMemory();                    // to the operating system
+  void ReadOnAgain();
+  void FinishErasures();    // whose files could not be rewritten at once
+  void ReturnFreeMemory();  // to the operating system
   void Housekeeper();
 
   const Options options_;
@@ -134,6 +139,7 @@ class EngineImpl final : public Engine {
   absl::flat_hash_map<uint64_t, std::vector<Remembering>> remembering_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<uint64_t> isolated_ ABSL_GUARDED_BY(mutex_);  // sessions that are being changed or deleted
   absl::flat_hash_set<uint64_t> snapshots_due_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_set<uint64_t> to_read_on_ ABSL_GUARDED_BY(mutex_);  // sessions that could not read their log just now
   uint64_t next_query_ ABSL_GUARDED_BY(mutex_) = 1;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

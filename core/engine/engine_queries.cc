@@ -60,9 +60,9 @@ absl::StatusOr<std::unique_ptr<QueryHandle>> EngineImpl::StartQuery(const QueryO
     return absl::InvalidArgumentError(
         absl::StrCat("the prompt has ", prompt.size(), " tokens; the maximum is ", options_.max_prompt_tokens));
   }
-  std::optional<Session::ForkPoint> past;
+  std::optional<Past> past;
   if (options.as_of_offset) {
-    ASSIGN_OR_RETURN(past, PastForkPoint(handle, *options.as_of_offset));
+    ASSIGN_OR_RETURN(past, FindPast(handle, *options.as_of_offset));
   }
   const std::shared_ptr<Session> session = handle.shared();
   const int64_t prompt_tokens = prompt.size();
@@ -78,8 +78,12 @@ absl::StatusOr<std::unique_ptr<QueryHandle>> EngineImpl::StartQuery(const QueryO
     counts_.queries_total += 1;
     counts_.prompt_tokens_total += prompt_tokens;
   }
-  absl::StatusOr<std::optional<Session::ForkPoint>> point = std::move(past);
-  if (!options.as_of_offset) point = session->RequestFork(query->id());
+  if (past) {
+    query->SetPast(std::move(past->point), std::move(past->tokens));
+    EnqueueQuery(query);
+    return std::make_unique<QueryHandleImpl>(this, std::move(query));
+  }
+  absl::StatusOr<std::optional<Session::ForkPoint>> point = session->RequestFork(query->id());
   if (!point.ok()) {
     absl::MutexLock lock(&mutex_);
     queries_.erase(query->id());
@@ -92,26 +96,22 @@ absl::StatusOr<std::unique_ptr<QueryHandle>> EngineImpl::StartQuery(const QueryO
   return std::make_unique<QueryHandleImpl>(this, std::move(query));
 }
 
-absl::StatusOr<Session::ForkPoint> EngineImpl::PastForkPoint(const SessionHandle& handle, int64_t offset) const {
+absl::StatusOr<EngineImpl::Past> EngineImpl::FindPast(const SessionHandle& handle, int64_t offset) const {
   RETURN_IF_ERROR(CheckOffset(handle, offset));
   if (offset > handle->marks().durable) RETURN_IF_ERROR(AwaitDurable(*handle));
-  const Model& model = handle->model();
   const std::string& id = handle->metadata().id;
-  return sessions_->ReadPast(id, [&](const SessionMetadata& metadata) -> absl::StatusOr<Session::ForkPoint> {
+  return sessions_->ReadPast(id, [&](const SessionMetadata& metadata) -> absl::StatusOr<Past> {
     const auto [header, state] = handle->Checkpoint();  // not before: a trimmed log begins behind an older one
-    const History history(storage_.get(), metadata, &model);
+    const History history(storage_.get(), metadata, &handle->model());
     Session::Recovered past;
     if (header.offset <= offset) {
       past = History::FromCheckpoint(header, state);
     } else {
       ASSIGN_OR_RETURN(past, history.StateAt(offset));
     }
-    ASSIGN_OR_RETURN(std::vector<int32_t> tokens, history.Tokens(past, offset));
-    const int64_t block = model.config().block_tokens(), whole = tokens.size() / block * block;
-    Session::ForkPoint point = {past.state, {}, {tokens.begin() + whole, tokens.end()}, offset};
-    tokens.resize(whole);
-    point.to_memorize = std::move(tokens);
-    return point;
+    ASSIGN_OR_RETURN(std::unique_ptr<TokenReader> tokens, history.TokensFrom(past));
+    RETURN_IF_ERROR(sessions_->CheckNotTrimmedSince(metadata));
+    return Past{{past.state, {}, offset}, std::move(tokens)};
   });
 }
 

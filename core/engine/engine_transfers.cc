@@ -200,8 +200,7 @@ absl::StatusOr<std::unique_ptr<SessionExport>> EngineImpl::ExportSession(const s
     std::tie(header, state) = handle->Checkpoint();  // not before: a trimmed log begins behind an older one
     ASSIGN_OR_RETURN(log_end, History(storage_.get(), metadata, &handle->model()).LogEnd());
     ASSIGN_OR_RETURN(log, storage_->ReadLog(metadata, metadata.log_begin));
-    if (sessions_->SettledMetadata(id).earliest_offset == metadata.earliest_offset) return absl::OkStatus();
-    return absl::UnavailableError(absl::StrCat("the log of session '", id, "' was just trimmed; try again"));
+    return sessions_->CheckNotTrimmedSince(metadata);
   }));
   ExportWriter writer;
   std::string begin = writer.Session(metadata);

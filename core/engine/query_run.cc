@@ -1,5 +1,7 @@
 #include "core/engine/query_run.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "core/base/status_macros.h"
@@ -46,17 +48,24 @@ absl::Status QueryRun::Begin() {
   return absl::OkStatus();
 }
 
-// Of a past state: one block a turn, as its session once did.
-absl::Status QueryRun::MemorizeBlock() {
+// One block a turn, as its session once did.
+absl::Status QueryRun::ReadPast() {
   const Model& model = session_->model();
   const int64_t block = model.config().block_tokens();
-  std::vector<int32_t>& tokens = fork_point_.to_memorize;
-  const auto next = absl::MakeConstSpan(tokens).subspan(memorized_, block);
-  const BlockResult result = model.StepBlocks({{fork_point_.state, next}})[0];
+  const int64_t count = std::min(block, fork_point_.offset - StateOffset(*fork_point_.state));
+  ASSIGN_OR_RETURN(std::vector<int32_t> tokens, past_tokens_->Next(count));
+  if (static_cast<int64_t>(tokens.size()) < count) {
+    return absl::DataLossError(
+        absl::StrCat("the log of session '", session_->metadata().id, "' ends before offset ", fork_point_.offset));
+  }
+  if (count < block) {
+    fork_point_.pending = std::move(tokens);
+    past_tokens_ = nullptr;
+    return absl::OkStatus();
+  }
+  const BlockResult result = model.StepBlocks({{fork_point_.state, tokens}})[0];
   RETURN_IF_ERROR(result.status);
   fork_point_.state = result.state;
-  memorized_ += next.size();
-  if (memorized_ == tokens.size()) tokens.clear();
   return absl::OkStatus();
 }
 
@@ -64,7 +73,7 @@ std::optional<absl::StatusOr<QuerySummary>> QueryRun::Turn() {
   const auto turn = [&]() -> absl::Status {
     RETURN_IF_ERROR(stopped());
     if (absl::Now() > options_.deadline) return absl::DeadlineExceededError("the query's deadline passed");
-    if (!fork_point_.to_memorize.empty()) return MemorizeBlock();
+    if (past_tokens_ != nullptr) return ReadPast();
     if (decoder_ == nullptr) RETURN_IF_ERROR(Begin());
     if (read_ < to_read_.size()) {
       const auto part = absl::MakeConstSpan(to_read_).subspan(read_, kReadTokensATurn);
@@ -112,6 +121,7 @@ Content QueryRun::Remembered() const {
 void QueryRun::Finish(const absl::StatusOr<QuerySummary>& summary) {
   if (finished_.exchange(true)) return;
   gate_.Tell([&] { observer_->OnDone(summary); });
+  past_tokens_ = nullptr;  // the caller may keep the query when the engine and its storage are gone
   pin_.Release();
 }
 

@@ -15,6 +15,7 @@
 #include "core/engine/writer_seat.h"
 #include "core/model/decoder.h"
 #include "core/session/session_manager.h"
+#include "core/session/token_reader.h"
 
 namespace mnemosyne {
 
@@ -34,6 +35,12 @@ class QueryRun {
   bool finished() const { return finished_; }
 
   void SetForkPoint(Session::ForkPoint point) { fork_point_ = std::move(point); }
+  // Of a state that is past: `tokens` are those after it, of which the query memorizes and reads those up to the
+  // offset.
+  void SetPast(Session::ForkPoint point, std::unique_ptr<TokenReader> tokens) {
+    fork_point_ = std::move(point);
+    past_tokens_ = std::move(tokens);
+  }
 
   // One turn. nullopt: there is more to do; else how it ended.
   std::optional<absl::StatusOr<QuerySummary>> Turn();
@@ -46,7 +53,7 @@ class QueryRun {
   void Close() { gate_.Close(); }  // the handle is destroyed
 
  private:
-  absl::Status MemorizeBlock();
+  absl::Status ReadPast();
   absl::Status Begin();
 
   const uint64_t id_;
@@ -61,7 +68,7 @@ class QueryRun {
   mutable absl::Mutex stop_mutex_;
   absl::Status stopped_ ABSL_GUARDED_BY(stop_mutex_);
   Session::ForkPoint fork_point_;
-  size_t memorized_ = 0;  // tokens of fork_point_.to_memorize
+  std::unique_ptr<TokenReader> past_tokens_;  // null: the fork point has all that the query may know
   std::vector<int32_t> to_read_;
   size_t read_ = 0;
   std::unique_ptr<Decoder> decoder_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <deque>
 #include <set>
 
 #include "absl/strings/str_cat.h"
@@ -61,25 +62,9 @@ absl::StatusOr<uint64_t> History::LogEnd() const {
   return last ? last->index + 1 : metadata_.log_begin;
 }
 
-absl::StatusOr<std::vector<int32_t>> History::Tokens(const Session::Recovered& from, int64_t offset) const {
-  TokenFeed feed(&model_->tokenizer(), from.position);
-  std::vector<int32_t> tokens;
-  const int64_t first = from.position.offset, skip = from.position.skip_tokens;
-  ASSIGN_OR_RETURN(const std::unique_ptr<LogReader> log, storage_->ReadLog(metadata_, from.position.record_index));
-  while (feed.offset() < offset) {
-    ASSIGN_OR_RETURN(const std::optional<LogRecord> record, log->Next());
-    if (!record) break;
-    const int64_t skipped = record->index == from.position.record_index ? from.position.skip_bytes : 0;
-    ASSIGN_OR_RETURN(const std::vector<int32_t> more, feed.AddRecord(*record, skipped));
-    tokens.insert(tokens.end(), more.begin(), more.end());
-  }
-  if (first + static_cast<int64_t>(tokens.size()) < offset) {
-    return absl::OutOfRangeError(absl::StrCat("offset ", offset, " is beyond session '", metadata_.id, "', which has ",
-                                              first + static_cast<int64_t>(tokens.size()), " tokens"));
-  }
-  tokens.resize(offset - first);
-  tokens.erase(tokens.begin(), tokens.begin() + std::min<int64_t>(skip, tokens.size()));
-  return tokens;
+absl::StatusOr<std::unique_ptr<TokenReader>> History::TokensFrom(const Session::Recovered& past) const {
+  ASSIGN_OR_RETURN(std::unique_ptr<LogReader> log, storage_->ReadLog(metadata_, past.position.record_index));
+  return std::make_unique<TokenReader>(&model_->tokenizer(), std::move(log), past.position);
 }
 
 absl::StatusOr<TokenFeed::Position> History::ReadingStart(int64_t offset) const {
@@ -121,20 +106,23 @@ absl::StatusOr<History::Cut> History::FindCut(int64_t offset) const {
   ASSIGN_OR_RETURN(const TokenFeed::Position start, ReadingStart(offset));
   TokenFeed feed(&model_->tokenizer(), start);
   ASSIGN_OR_RETURN(const std::unique_ptr<LogReader> log, storage_->ReadLog(metadata_, start.record_index));
-  std::vector<LogContent> kinds;  // of the records from start.record_index on
+  std::deque<LogContent> kinds;  // of the records from first_kept on that were read and may be asked about
+  uint64_t first_kept = start.record_index;
   while (feed.offset() < offset) {
     ASSIGN_OR_RETURN(const std::optional<LogRecord> record, log->Next());
     if (!record) {
       return absl::OutOfRangeError(absl::StrCat("offset ", offset, " is beyond the log of session '", metadata_.id,
                                                 "', which has ", feed.offset(), " tokens"));
     }
+    feed.ForgetBefore(feed.offset());
+    for (; first_kept + 1 < feed.PositionAt(feed.offset()).record_index; ++first_kept) kinds.pop_front();
     kinds.push_back(record->kind);
     const int64_t skipped = record->index == start.record_index ? start.skip_bytes : 0;
     RETURN_IF_ERROR(feed.AddRecord(*record, skipped).status());
   }
   const TokenFeed::Position at = feed.PositionAt(offset);
   Cut cut = {at.record_index, at.skip_bytes, false};
-  const auto kind_of = [&](uint64_t index) { return kinds.at(index - start.record_index); };
+  const auto kind_of = [&](uint64_t index) { return kinds.at(index - first_kept); };
   if (at.skip_tokens > 0) {
     if (kind_of(at.record_index) == LogContent::kTokenIds) {
       cut.bytes += at.skip_tokens * static_cast<int64_t>(sizeof(int32_t));
@@ -150,8 +138,7 @@ absl::StatusOr<History::Cut> History::FindCut(int64_t offset) const {
   if (has_pieces()) {
     const uint64_t last = cut.bytes > 0 ? cut.record_index : cut.record_index - 1;
     // A record that was not read is text: token ids begin and end a piece, so that nothing goes on from before them.
-    cut.ends_text =
-        last < start.record_index || last >= start.record_index + kinds.size() || kind_of(last) == LogContent::kText;
+    cut.ends_text = last < first_kept || last >= first_kept + kinds.size() || kind_of(last) == LogContent::kText;
   }
   return cut;
 }

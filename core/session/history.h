@@ -1,8 +1,8 @@
 // A session's past, brought back from storage: its state at an offset, its tokens, and where its log is to be cut.
 //
 //   History history(&storage, metadata, model);
-//   ASSIGN_OR_RETURN(Session::Recovered past, history.StateAt(offset));       // the newest good snapshot at or below
-//   it ASSIGN_OR_RETURN(std::vector<int32_t> tokens, history.Tokens(past, offset));
+//   ASSIGN_OR_RETURN(Session::Recovered past, history.StateAt(offset));  // of the newest good snapshot up to there
+//   ASSIGN_OR_RETURN(std::unique_ptr<TokenReader> tokens, history.TokensFrom(past));
 //
 // FAILED_PRECONDITION: the offset lies before what a trimmed log still covers. DATA_LOSS names a damaged record.
 // Thread-compatible; calls wait for the disk.
@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "core/model/model.h"
 #include "core/session/session.h"
+#include "core/session/token_reader.h"
 #include "core/storage/storage.h"
 
 namespace mnemosyne {
@@ -34,8 +36,8 @@ class History {
   // What Session::Checkpoint told, as the state to go on from.
   static Session::Recovered FromCheckpoint(const SnapshotHeader& header, StatePtr state);
 
-  // The log's tokens from the state on, up to token `offset`. OUT_OF_RANGE: the log does not reach so far.
-  absl::StatusOr<std::vector<int32_t>> Tokens(const Session::Recovered& from, int64_t offset) const;
+  // The log's tokens from the state on, as the log is now.
+  absl::StatusOr<std::unique_ptr<TokenReader>> TokensFrom(const Session::Recovered& past) const;
 
   // Where the log has to be cut so that `offset` tokens stay.
   struct Cut {

@@ -32,15 +32,20 @@ Session::Marks Session::marks() const {
   return marks_;
 }
 
+int64_t Session::MaxReadTokens() const { return std::max(limits_.max_backlog_tokens, 2 * block()); }
+
 absl::Status Session::Replay(const LogRecord& record) {
   absl::MutexLock lock(&mutex_);
-  const int64_t skipped = record.index == replay_index_ ? replay_skip_bytes_ : 0;
   // After a reset to an earlier offset next_sequence is above all that is in the log.
-  record_starts_.push_back({record.index, marks_.accepted_bytes, std::min(marks_.next_sequence, record.sequence)});
-  ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, feed_.AddRecord(record, skipped));
+  const RecordStart start = {record.index, marks_.accepted_bytes, std::min(marks_.next_sequence, record.sequence)};
+  if (!unread_ && PendingTokens() >= MaxReadTokens()) {
+    unread_.emplace(Unread{start, feed_, {pending_.end() - marks_.accepted % block(), pending_.end()}});
+  }
+  const int64_t skipped = record.index == replay_index_ ? replay_skip_bytes_ : 0;
+  TokenFeed& feed = unread_ ? unread_->feed : feed_;
+  ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, feed.AddRecord(record, skipped));
   const int64_t known = std::min<int64_t>(replay_skip_tokens_, tokens.size());
   replay_skip_tokens_ -= known;
-  pending_.insert(pending_.end(), tokens.begin() + known, tokens.end());
   marks_.accepted_bytes += record.payload.size();
   marks_.accepted += tokens.size() - known;
   marks_.durable = marks_.accepted;
@@ -49,9 +54,41 @@ absl::Status Session::Replay(const LogRecord& record) {
   marks_.durable_sequence = marks_.next_sequence - 1;
   marks_.update_time = record.time;
   next_index_ = durable_index_ = record.index + 1;
+  if (unread_) {
+    feed.ForgetBefore(feed.offset());
+    std::vector<int32_t>& tail = unread_->tail;
+    tail.insert(tail.end(), tokens.begin(), tokens.end());
+    tail.erase(tail.begin(), tail.end() - marks_.accepted % block());
+    return absl::OkStatus();
+  }
+  record_starts_.push_back(start);
+  pending_.insert(pending_.end(), tokens.begin() + known, tokens.end());
   unmemorized_.emplace_back(record.sequence, marks_.accepted);
   AdvanceMemorizedSequence();
   return absl::OkStatus();
+}
+
+std::optional<uint64_t> Session::RecordToReadOn() const {
+  absl::MutexLock lock(&mutex_);
+  // A block has to be left when this one is memorized.
+  if (!unread_ || !marks_.failure.empty() || PendingTokens() >= 2 * block()) return std::nullopt;
+  return unread_->next.index;
+}
+
+absl::StatusOr<bool> Session::ReadOn(const LogRecord& record) {
+  absl::MutexLock lock(&mutex_);
+  RecordStart& next = unread_->next;
+  ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, feed_.AddRecord(record));
+  record_starts_.push_back({record.index, next.bytes, std::min(next.next_sequence, record.sequence)});
+  pending_.insert(pending_.end(), tokens.begin(), tokens.end());
+  unmemorized_.emplace_back(record.sequence, feed_.offset());
+  next = {record.index + 1, next.bytes + static_cast<int64_t>(record.payload.size()),
+          std::max(metadata_.first_sequence, record.sequence + 1)};
+  if (next.index < next_index_) return PendingTokens() < MaxReadTokens();
+  unread_.reset();
+  if (feed_.offset() == marks_.accepted) return false;
+  return absl::DataLossError(absl::StrCat("session '", metadata_.id, "': the log had ", marks_.accepted,
+                                          " tokens, and has ", feed_.offset(), " now"));
 }
 
 absl::Status Session::CheckReplayed() const {
@@ -75,7 +112,7 @@ absl::StatusOr<bool> Session::Accept(std::optional<uint64_t> sequence, LogConten
                                                      " bytes in its log, and ", bytes,
                                                      " more are sent; the maximum is ", limits_.max_log_bytes));
   }
-  if (marks_.accepted - marks_.memorized >= limits_.max_backlog_tokens) return false;
+  if (unread_ || marks_.accepted - marks_.memorized >= limits_.max_backlog_tokens) return false;
   Accepted accepted;
   LogRecord& record = accepted.record;
   record.session_number = metadata_.number;
@@ -130,7 +167,7 @@ void Session::AdvanceMemorizedSequence() {
     marks_.memorized_sequence = std::max(marks_.memorized_sequence, sequence);
     unmemorized_.pop_front();
   }
-  marks_.memorized_sequence = marks_.durable_sequence;  // also those of what was forgotten since
+  if (!unread_) marks_.memorized_sequence = marks_.durable_sequence;  // also those of what was forgotten since
 }
 
 bool Session::HasBlock() const { return marks_.failure.empty() && marks_.durable - marks_.memorized >= block(); }
@@ -147,7 +184,7 @@ void Session::LogFailed() {
 
 std::optional<Session::Block> Session::NextBlock() const {
   absl::MutexLock lock(&mutex_);
-  if (!HasBlock()) return std::nullopt;
+  if (!HasBlock() || PendingTokens() < block()) return std::nullopt;
   return Block{state_, std::vector<int32_t>(pending_.begin(), pending_.begin() + block())};
 }
 
@@ -176,7 +213,7 @@ Session::Published Session::Publish(const BlockResult& result) {
       ++i;
       continue;
     }
-    published.forks.emplace_back(fork.query, ForkPoint{state_, {}, std::move(fork.pending), fork.offset});
+    published.forks.emplace_back(fork.query, ForkPoint{state_, std::move(fork.pending), fork.offset});
     waiting_forks_.erase(waiting_forks_.begin() + i);
   }
   published.ready = HasBlock();
@@ -187,15 +224,20 @@ absl::StatusOr<std::optional<Session::ForkPoint>> Session::RequestFork(QueryId q
   absl::MutexLock lock(&mutex_);
   if (!marks_.failure.empty()) return absl::FailedPreconditionError(marks_.failure);
   const int64_t known = log_failed_ ? marks_.durable : marks_.accepted, boundary = known / block() * block();
-  const auto first = pending_.begin() + (boundary - marks_.memorized);
-  std::vector<int32_t> pending(first, first + (known - boundary));
+  std::vector<int32_t> pending;
+  if (unread_) {  // all of them are in the log, and durable
+    pending = unread_->tail;
+  } else {
+    const auto first = pending_.begin() + (boundary - marks_.memorized);
+    pending.assign(first, first + (known - boundary));
+  }
   std::vector<int32_t> waiting;
   if (!log_failed_) {
-    ASSIGN_OR_RETURN(waiting, feed_.WaitingTokens());
+    ASSIGN_OR_RETURN(waiting, (unread_ ? unread_->feed : feed_).WaitingTokens());
   }
   pending.insert(pending.end(), waiting.begin(), waiting.end());
   const int64_t offset = known + static_cast<int64_t>(waiting.size());
-  if (boundary == marks_.memorized) return ForkPoint{state_, {}, std::move(pending), offset};
+  if (boundary == marks_.memorized) return ForkPoint{state_, std::move(pending), offset};
   waiting_forks_.push_back({query, boundary, std::move(pending), offset});
   return std::nullopt;
 }
@@ -245,7 +287,7 @@ bool Session::IsQuiet() const {
 
 bool Session::HasRoom() const {
   absl::MutexLock lock(&mutex_);
-  return marks_.accepted - marks_.memorized < limits_.max_backlog_tokens;
+  return !unread_ && marks_.accepted - marks_.memorized < limits_.max_backlog_tokens;
 }
 
 std::pair<SnapshotHeader, StatePtr> Session::Checkpoint() const {

@@ -54,9 +54,14 @@ class Session {
   uint64_t number() const { return metadata_.number; }
   Marks marks() const;
 
-  // Replays a record of the log, in order; only before anyone else has the session.
+  // Replays a record of the log, in order; only before anyone else has the session. When as many tokens as a backlog
+  // may have are in memory, those that follow are counted and stay in the log, however many they are, for ReadOn.
   absl::Status Replay(const LogRecord& record);
   absl::Status CheckReplayed() const;  // DATA_LOSS: the log lacks tokens that the recovered state has
+  // The log's record with which to go on reading before the next block is taken; nullopt: none is needed yet.
+  std::optional<uint64_t> RecordToReadOn() const;
+  // Takes that record's tokens into memory. True: the one after it can be taken too.
+  absl::StatusOr<bool> ReadOn(const LogRecord& record);
 
   // Takes content into the session's order and hands its record to `log`, under the session's lock so that records
   // reach the log in their order: `log` must only queue it.
@@ -88,9 +93,8 @@ class Session {
   // A query waits for the block boundary below what was accepted when it was asked; then it gets that state.
   struct ForkPoint {
     StatePtr state;
-    std::vector<int32_t> to_memorize;  // whole blocks after the state, to be stepped first: of a state that is past
-    std::vector<int32_t> pending;      // tokens after that which the query may know
-    int64_t offset = 0;                // tokens it may know
+    std::vector<int32_t> pending;  // tokens after it which the query may know
+    int64_t offset = 0;            // tokens it may know
   };
   using QueryId = uint64_t;
   struct Published {
@@ -135,7 +139,21 @@ class Session {
     std::vector<int32_t> pending;  // tokens after it
     int64_t offset;
   };
+  struct RecordStart {  // what is before a record
+    uint64_t index;
+    int64_t bytes;           // of content
+    uint64_t next_sequence;  // the writer's
+  };
+  // Records of the log whose tokens are not in memory. While there are any, nothing is accepted, and a block is.
+  struct Unread {
+    RecordStart next;           // the first of them
+    TokenFeed feed;             // of the log's end
+    std::vector<int32_t> tail;  // the log's tokens behind its last whole block
+  };
   bool HasBlock() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Tokens in memory enough to leave others in the log.
+  int64_t MaxReadTokens() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  int64_t PendingTokens() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return pending_.size(); }
   void AdvanceMemorizedSequence() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int64_t block() const { return model_->config().block_tokens(); }
 
@@ -145,17 +163,13 @@ class Session {
   StatePtr state_ ABSL_GUARDED_BY(mutex_);
   Marks marks_ ABSL_GUARDED_BY(mutex_);
   TokenFeed feed_ ABSL_GUARDED_BY(mutex_);
-  std::deque<int32_t> pending_ ABSL_GUARDED_BY(mutex_);  // tokens [memorized, accepted)
-  int64_t replay_skip_tokens_ ABSL_GUARDED_BY(mutex_);   // tokens of the log that the recovered state has already
+  std::deque<int32_t> pending_ ABSL_GUARDED_BY(mutex_);  // tokens [memorized, accepted), up to those unread
+  std::optional<Unread> unread_ ABSL_GUARDED_BY(mutex_);
+  int64_t replay_skip_tokens_ ABSL_GUARDED_BY(mutex_);  // tokens of the log that the recovered state has already
   const uint64_t replay_index_;
   const int64_t replay_skip_bytes_;
   uint64_t next_index_ ABSL_GUARDED_BY(mutex_);
-  uint64_t durable_index_ ABSL_GUARDED_BY(mutex_);  // records before it are durable
-  struct RecordStart {                              // what is before a record
-    uint64_t index;
-    int64_t bytes;           // of content
-    uint64_t next_sequence;  // the writer's
-  };
+  uint64_t durable_index_ ABSL_GUARDED_BY(mutex_);                 // records before it are durable
   std::deque<RecordStart> record_starts_ ABSL_GUARDED_BY(mutex_);  // of the records that a snapshot may name
   std::deque<std::pair<uint64_t, int64_t>> unmemorized_ ABSL_GUARDED_BY(mutex_);  // [sequence, end offset] of appends
   bool log_failed_ ABSL_GUARDED_BY(mutex_) = false;

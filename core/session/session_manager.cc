@@ -206,6 +206,19 @@ absl::StatusOr<std::shared_ptr<Session>> SessionManager::Recover(const SessionMe
   return session;
 }
 
+absl::Status SessionManager::ReadOn(Session& session) const {
+  const std::optional<uint64_t> from = session.RecordToReadOn();
+  if (!from) return absl::OkStatus();
+  const std::string& id = session.metadata().id;
+  ASSIGN_OR_RETURN(const std::unique_ptr<LogReader> log, storage_->ReadLog(Metadata(id), *from));
+  for (bool more = true; more;) {
+    ASSIGN_OR_RETURN(const std::optional<LogRecord> record, log->Next());
+    if (!record) return absl::DataLossError(absl::StrCat("the log of session '", id, "' has lost its end"));
+    ASSIGN_OR_RETURN(more, session.ReadOn(*record));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<SessionMetadata> SessionManager::AddEntry(SessionMetadata metadata) {
   absl::MutexLock lock(&mutex_);
   if (entries_.contains(metadata.id)) {
@@ -328,6 +341,11 @@ SessionMetadata SessionManager::Metadata(const std::string& id) const {
 SessionMetadata SessionManager::SettledMetadata(const std::string& id) const {
   absl::MutexLock lock(&branches_mutex_);
   return Metadata(id);
+}
+
+absl::Status SessionManager::CheckNotTrimmedSince(const SessionMetadata& metadata) const {
+  if (SettledMetadata(metadata.id).earliest_offset == metadata.earliest_offset) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("the log of session '", metadata.id, "' was just trimmed; try again"));
 }
 
 void SessionManager::SetMetadata(Entry& entry, const SessionMetadata& metadata) {

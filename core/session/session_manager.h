@@ -115,6 +115,8 @@ class SessionManager {
   SessionMetadata Metadata(const std::string& id) const;
   // As it is when no change of it is being written.
   SessionMetadata SettledMetadata(const std::string& id) const;
+  // UNAVAILABLE: the log is trimmed further than `metadata` says. OK: a reader made of it before has all of it.
+  absl::Status CheckNotTrimmedSince(const SessionMetadata& metadata) const;
   // What `read` (metadata -> a status, or a value or status) makes of the session's past: again when a trim took
   // meanwhile what it was reading.
   template <typename Read>
@@ -146,6 +148,10 @@ class SessionManager {
 
   // Ids of sessions whose time is over, at most `count`.
   std::vector<std::string> Expired(absl::Time now, int64_t count) const;
+
+  // Reads on in the log for a session that has not all of it in memory, when its next block needs it. UNAVAILABLE or
+  // ABORTED: not now; to be tried again. Not while the session is being changed.
+  absl::Status ReadOn(Session& session) const;
 
   // Writes a snapshot when at least `min_tokens` were memorized since the last; drops older ones, and with
   // Retention::kTrim the log that the older of the two that stay covers.

@@ -259,6 +259,31 @@ TEST_F(FaultyDiskTest, AChangeWhoseFsyncFailedHappenedWholeOrNotAtAll) {
   }
 }
 
+// A session that has more to memorize than is in memory goes on reading its log while the disk refuses writes, waits
+// while the folder is opened again, and goes on.
+TEST_F(FaultyDiskTest, WhoReadsItsLogGoesOnWhenTheFolderIsOpenedAgain) {
+  std::mt19937_64 random(TestSeed());
+  Engine::Options options = Options();
+  options.max_backlog_tokens = 64;
+  auto engine = Start(options);
+  const std::string text = RandomText(60000, random);
+  StreamText(*engine, "s", text, {5000});
+  StreamText(*engine, "never", text.substr(10), {5000});
+  ASSERT_OK(engine->EraseSpan("s", 0, 10));
+  const auto pending = [&] { return engine->GetSession("s")->pending_tokens; };
+  int reopened = 0;
+  while (pending() > 64) {
+    ASSERT_EQ(engine->GetSession("s")->failure, "");
+    Fail("posix/io/sync/fdatasync", EIO, /*once=*/true);
+    EXPECT_FALSE(engine->CreateSession("new", {}).ok());
+    while (engine->stats().disk_failed) absl::SleepFor(absl::Milliseconds(1));
+    StopFailing();
+    reopened += pending() > 64;
+  }
+  EXPECT_GE(reopened, 1);
+  EXPECT_EQ(Ask(*engine, "s"), Ask(*engine, "never"));
+}
+
 TEST_F(FaultyDiskTest, ShortWritesChangeNothing) {
   std::mt19937_64 random(TestSeed());
   FailSometimes("posix/io/rw/write/reduce", 0, 0.3f);

@@ -138,8 +138,9 @@ class KillTest : public testing::Test {
     v1::ListModelsResponse models;
     ASSERT_TRUE(undisturbed_stub_->ListModels(&context, {}, &models).ok());
     // Each client pins a session or two; the others that are used are evicted in turn, and written when they changed.
+    // A backlog of little more than what lies between two snapshots: who goes back far reads on in the log.
     flags_ = {"--snapshot_every_tokens=64", absl::StrCat("--max_resident_bytes=", 10 * models.models(0).state_bytes()),
-              "--workers=2"};
+              "--workers=2", "--max_backlog_tokens=100"};
     for (int client = 0; client < kClients; ++client) {
       for (int i = 0; i < kSessionsOfAClient; ++i) {
         Session session = {.id = absl::StrCat("c", client, "s", i), .is_trimmed = i == 0};

@@ -269,6 +269,44 @@ TEST_F(EngineHistoryTest, AnErasedSpanWasNeverThere) {
   EXPECT_EQ(engine->EraseSpan("t", 0, 1).status().code(), Code::kNotFound);
 }
 
+// What has to be memorized anew is longer than a backlog may be: it stays in the log, and the writer waits for it.
+TEST_F(EngineHistoryTest, WhatIsErasedNearTheBeginningOfALongSessionIsForgottenToo) {
+  std::mt19937_64 random(TestSeed());
+  Engine::Options options = Options();
+  options.snapshot_every_tokens = 1000;
+  options.max_backlog_tokens = 64;
+  auto engine = Start(options);
+  const std::string text = RandomText(4003, random), more = RandomText(301, random);
+  const int64_t begin = 1 + random() % 50, end = begin + 1 + random() % 50;
+  const std::string rest = text.substr(0, begin) + text.substr(end);
+  StreamText(*engine, "s", text, {90, 7, 300});
+  StreamText(*engine, "never", rest, {90});
+  const int64_t past = rest.size() / 2 + random() % 1000;
+  const std::string then = Ask(*engine, "never", "and then?", past), now = Ask(*engine, "never");
+  ASSERT_OK(engine->EraseSpan("s", begin, end));
+  for (int again = 0; again < 3; ++again) {
+    const SessionInfo info = *engine->GetSession("s");
+    EXPECT_EQ(info.watermarks.accepted, rest.size());
+    if (again < 2) {
+      EXPECT_GT(info.pending_tokens, 64 + 100);  // or nothing of this is tested
+    }
+    ASSERT_OK(engine->ForkSession({.source_id = "s", .fork_id = "past" + std::to_string(again), .offset = past}));
+    if (again < 2) {  // as after a crash, with some of it memorized
+      absl::SleepFor(absl::Milliseconds(random() % 100));
+      engine = nullptr;
+      engine = Start(options);
+      continue;
+    }
+    EXPECT_EQ(Ask(*engine, "s"), now);
+    EXPECT_EQ(Ask(*engine, "s", "and then?", past), then);
+    for (int fork = 0; fork <= again; ++fork) EXPECT_EQ(Ask(*engine, "past" + std::to_string(fork)), then) << fork;
+  }
+  ASSERT_OK(engine->Reset("s", past));
+  StreamText(*engine, "s", more, {50});
+  StreamText(*engine, "other", rest.substr(0, past) + more, {1000});
+  EXPECT_EQ(Ask(*engine, "s"), Ask(*engine, "other"));
+}
+
 TEST_F(EngineHistoryTest, AQuestionToThePastIsAnsweredAsItWasThen) {
   std::mt19937_64 random(TestSeed());
   const Engine::Options options = Often();

@@ -146,6 +146,7 @@ TEST_F(EnginePiecesTest, ResetOfPiecesOfText) {
   Engine::Options options = Options();
   options.models = {{"pieces", MakePiecesModel(text)}};
   options.snapshot_every_tokens = 128;
+  options.max_backlog_tokens = 64;  // what is behind a snapshot is not all in memory
   auto engine = Start(options);
   StreamText(*engine, "s", text, {97});
   const int64_t accepted = engine->GetSession("s")->watermarks.accepted;
