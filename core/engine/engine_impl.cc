@@ -111,11 +111,7 @@ void EngineImpl::StepSession(uint64_t number) {
   const std::shared_ptr<Session> session = sessions_->FindResident(number);
   if (session == nullptr) return;
   const absl::Status read = sessions_->ReadOn(*session);
-  if (absl::IsUnavailable(read) || absl::IsAborted(read)) {
-    absl::MutexLock lock(&mutex_);
-    to_read_on_.insert(number);
-    return;
-  }
+  if (!read.ok() && PutOff(number, read)) return;
   const std::optional<Session::Block> block = session->NextBlock();
   if (!block) return;
   const absl::Time begin = absl::Now();
@@ -126,6 +122,7 @@ void EngineImpl::StepSession(uint64_t number) {
   const bool is_snapshot_due = session->IsSnapshotDue(options_.snapshot_every_tokens);
   {
     absl::MutexLock lock(&mutex_);
+    put_off_.erase(number);
     counts_.step_seconds_total += seconds;
     if (result.status.ok()) {
       counts_.tokens_memorized_total += block->tokens.size();
@@ -190,13 +187,28 @@ void EngineImpl::Housekeeper() {
   }
 }
 
+bool EngineImpl::PutOff(uint64_t number, const absl::Status& reason) {
+  constexpr int kMaxTries = 30;  // a second apart, of a folder that is open
+  if (!absl::IsUnavailable(reason) && !absl::IsAborted(reason)) return false;
+  const bool is_open = storage_->write_failure().ok();
+  absl::MutexLock lock(&mutex_);
+  int& tries = put_off_[number];
+  if (is_open && ++tries > kMaxTries) return false;
+  return true;
+}
+
 void EngineImpl::ReadOnAgain() {
-  absl::flat_hash_set<uint64_t> numbers;
-  {
-    absl::MutexLock lock(&mutex_);
-    numbers.swap(to_read_on_);
+  absl::MutexLock lock(&mutex_);
+  if (stopping_) return;
+  for (auto it = put_off_.begin(); it != put_off_.end();) {
+    const uint64_t number = it->first;
+    if (sessions_->FindResident(number) == nullptr) {
+      put_off_.erase(it++);
+      continue;
+    }
+    if (!isolated_.contains(number)) scheduler_->SessionReady(number);  // otherwise ChangeAlone does
+    ++it;
   }
-  for (const uint64_t number : numbers) scheduler_->SessionReady(number);
 }
 
 void EngineImpl::FinishErasures() {
@@ -292,7 +304,7 @@ absl::Status EngineImpl::Drain(absl::Time deadline) {
   const auto is_quiet = [&] {
     {
       absl::MutexLock lock(&mutex_);
-      if (!queries_.empty()) return false;
+      if (!queries_.empty() || !put_off_.empty()) return false;
     }
     if (!committer_->IsIdle()) return false;  // before the scheduler, which it feeds
     const Scheduler::Load load = scheduler_->load();

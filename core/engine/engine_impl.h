@@ -113,6 +113,8 @@ class EngineImpl final : public Engine {
   void DeleteExpired();
   void FailDisk(const absl::Status& status);  // from now on new work is refused with it
   void RecoverDisk();                         // after it failed: takes work again, if the disk does
+  // After the session could not read on in its log. True: it will be tried again; false: it never will.
+  bool PutOff(uint64_t number, const absl::Status& reason);
   void ReadOnAgain();
   void FinishErasures();    // whose files could not be rewritten at once
   void ReturnFreeMemory();  // to the operating system
@@ -139,7 +141,7 @@ class EngineImpl final : public Engine {
   absl::flat_hash_map<uint64_t, std::vector<Remembering>> remembering_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<uint64_t> isolated_ ABSL_GUARDED_BY(mutex_);  // sessions that are being changed or deleted
   absl::flat_hash_set<uint64_t> snapshots_due_ ABSL_GUARDED_BY(mutex_);
-  absl::flat_hash_set<uint64_t> to_read_on_ ABSL_GUARDED_BY(mutex_);  // sessions that could not read their log just now
+  absl::flat_hash_map<uint64_t, int> put_off_ ABSL_GUARDED_BY(mutex_);  // sessions that could not read their log: tries
   uint64_t next_query_ ABSL_GUARDED_BY(mutex_) = 1;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

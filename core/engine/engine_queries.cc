@@ -74,12 +74,12 @@ absl::StatusOr<std::unique_ptr<QueryHandle>> EngineImpl::StartQuery(const QueryO
     }
     query =
         std::make_shared<QueryRun>(next_query_++, options, std::move(prompt), std::move(handle), std::move(observer));
+    if (past) query->SetPast(std::move(past->point), std::move(past->tokens));  // from now on anyone may end it
     queries_[query->id()] = query;
     counts_.queries_total += 1;
     counts_.prompt_tokens_total += prompt_tokens;
   }
   if (past) {
-    query->SetPast(std::move(past->point), std::move(past->tokens));
     EnqueueQuery(query);
     return std::make_unique<QueryHandleImpl>(this, std::move(query));
   }

@@ -12,6 +12,9 @@ namespace {
 // A turn's length: long enough to amortise taking it, short enough that others do not wait.
 constexpr size_t kReadTokensATurn = 512;
 constexpr int kAnswerTokensATurn = 8;
+// The folder is closed for moments after a write failed; a query of the past waits, as long as the disk is well.
+constexpr int kMaxReadTries = 200;
+constexpr absl::Duration kReadPause = absl::Milliseconds(10);
 }  // namespace
 
 QueryRun::QueryRun(uint64_t id, QueryOptions options, std::vector<int32_t> prompt, SessionHandle session,
@@ -53,7 +56,12 @@ absl::Status QueryRun::ReadPast() {
   const Model& model = session_->model();
   const int64_t block = model.config().block_tokens();
   const int64_t count = std::min(block, fork_point_.offset - StateOffset(*fork_point_.state));
-  ASSIGN_OR_RETURN(std::vector<int32_t> tokens, past_tokens_->Next(count));
+  absl::StatusOr<std::vector<int32_t>> next = past_tokens_->Next(count);
+  if (absl::IsUnavailable(next.status()) && ++tries_ <= kMaxReadTries) {
+    absl::SleepFor(kReadPause);
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(std::vector<int32_t> tokens, std::move(next));
   if (static_cast<int64_t>(tokens.size()) < count) {
     return absl::DataLossError(
         absl::StrCat("the log of session '", session_->metadata().id, "' ends before offset ", fork_point_.offset));

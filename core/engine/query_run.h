@@ -69,6 +69,7 @@ class QueryRun {
   absl::Status stopped_ ABSL_GUARDED_BY(stop_mutex_);
   Session::ForkPoint fork_point_;
   std::unique_ptr<TokenReader> past_tokens_;  // null: the fork point has all that the query may know
+  int tries_ = 0;                             // to read them while the folder is being opened again
   std::vector<int32_t> to_read_;
   size_t read_ = 0;
   std::unique_ptr<Decoder> decoder_;

@@ -78,6 +78,9 @@ std::optional<uint64_t> Session::RecordToReadOn() const {
 absl::StatusOr<bool> Session::ReadOn(const LogRecord& record) {
   absl::MutexLock lock(&mutex_);
   RecordStart& next = unread_->next;
+  if (record.index != next.index) {
+    return absl::DataLossError(absl::StrCat("session '", metadata_.id, "': the log lacks record ", next.index));
+  }
   ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, feed_.AddRecord(record));
   record_starts_.push_back({record.index, next.bytes, std::min(next.next_sequence, record.sequence)});
   pending_.insert(pending_.end(), tokens.begin(), tokens.end());
@@ -85,10 +88,12 @@ absl::StatusOr<bool> Session::ReadOn(const LogRecord& record) {
   next = {record.index + 1, next.bytes + static_cast<int64_t>(record.payload.size()),
           std::max(metadata_.first_sequence, record.sequence + 1)};
   if (next.index < next_index_) return PendingTokens() < MaxReadTokens();
+  if (feed_.offset() != marks_.accepted) {
+    return absl::DataLossError(absl::StrCat("session '", metadata_.id, "': the log had ", marks_.accepted,
+                                            " tokens, and has ", feed_.offset(), " now"));
+  }
   unread_.reset();
-  if (feed_.offset() == marks_.accepted) return false;
-  return absl::DataLossError(absl::StrCat("session '", metadata_.id, "': the log had ", marks_.accepted,
-                                          " tokens, and has ", feed_.offset(), " now"));
+  return false;
 }
 
 absl::Status Session::CheckReplayed() const {

@@ -60,7 +60,8 @@ class Session {
   absl::Status CheckReplayed() const;  // DATA_LOSS: the log lacks tokens that the recovered state has
   // The log's record with which to go on reading before the next block is taken; nullopt: none is needed yet.
   std::optional<uint64_t> RecordToReadOn() const;
-  // Takes that record's tokens into memory. True: the one after it can be taken too.
+  // Takes that record's tokens into memory. True: the one after it can be taken too. DATA_LOSS: it is not that record,
+  // or it ends the log with other tokens than Replay counted.
   absl::StatusOr<bool> ReadOn(const LogRecord& record);
 
   // Takes content into the session's order and hands its record to `log`, under the session's lock so that records

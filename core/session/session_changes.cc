@@ -409,6 +409,8 @@ absl::Status SessionManager::Trim(Session& session) {
   const absl::StatusOr<mnemosyne::Snapshot> older = storage_->ReadSnapshot(snapshots[1]);
   if (!older.ok()) return older.status();
   const SnapshotHeader& header = older->header;
+  // One that a fork shares with its source may lie before us: the log up to there is not read yet.
+  if (header.offset > session.marks().memorized) return absl::OkStatus();
   absl::MutexLock branches_lock(&branches_mutex_);
   RETURN_IF_ERROR(CheckReconciled());
   next = Metadata(session.metadata().id);

@@ -463,6 +463,7 @@ absl::Status Storage::Scrub() {
     }
     // States of many sessions share a blob file, which goes when none of them needs it.
     RETURN_IF_ERROR(database->Rewrite(database->snapshots(), nullptr, nullptr));
+    DetachReaders();  // who went on meanwhile looks at the former files
     absl::MutexLock lock(&erasures_mutex_);
     if (erasures_ == erasures) return database->Write(&done);  // otherwise a mark may be another's by now
   }

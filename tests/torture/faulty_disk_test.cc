@@ -14,6 +14,7 @@
 #include <fstream>
 #include <functional>
 #include <set>
+#include <thread>
 
 #include "tests/core/engine/engine_fixture.h"
 #include "tests/torture/torture.h"
@@ -260,7 +261,7 @@ TEST_F(FaultyDiskTest, AChangeWhoseFsyncFailedHappenedWholeOrNotAtAll) {
 }
 
 // A session that has more to memorize than is in memory goes on reading its log while the disk refuses writes, waits
-// while the folder is opened again, and goes on.
+// while the folder is opened again, and goes on; so does a question to the past.
 TEST_F(FaultyDiskTest, WhoReadsItsLogGoesOnWhenTheFolderIsOpenedAgain) {
   std::mt19937_64 random(TestSeed());
   Engine::Options options = Options();
@@ -269,16 +270,19 @@ TEST_F(FaultyDiskTest, WhoReadsItsLogGoesOnWhenTheFolderIsOpenedAgain) {
   const std::string text = RandomText(60000, random);
   StreamText(*engine, "s", text, {5000});
   StreamText(*engine, "never", text.substr(10), {5000});
+  const std::string then = Ask(*engine, "never", "and then?", 30000);
   ASSERT_OK(engine->EraseSpan("s", 0, 10));
   const auto pending = [&] { return engine->GetSession("s")->pending_tokens; };
   int reopened = 0;
   while (pending() > 64) {
     ASSERT_EQ(engine->GetSession("s")->failure, "");
+    std::thread asks([&] { EXPECT_EQ(Ask(*engine, "never", "and then?", 30000), then); });
     Fail("posix/io/sync/fdatasync", EIO, /*once=*/true);
     EXPECT_FALSE(engine->CreateSession("new", {}).ok());
     while (engine->stats().disk_failed) absl::SleepFor(absl::Milliseconds(1));
     StopFailing();
     reopened += pending() > 64;
+    asks.join();
   }
   EXPECT_GE(reopened, 1);
   EXPECT_EQ(Ask(*engine, "s"), Ask(*engine, "never"));

@@ -2,6 +2,7 @@
 
 #include <sys/resource.h>
 
+#include <atomic>
 #include <csignal>
 #include <fstream>
 #include <iterator>
@@ -217,6 +218,9 @@ TEST_F(StorageTest, ScrubbedFilesHoldNothingThatWasDeleted) {
       storage->AppendLog({Record(1, 1, 0, "kept text"), Record(1, 1, 1, secret), Record(2, 1, 0, "other")}).ok());
   ASSERT_TRUE(storage->PutSnapshot(Header(1, 1, 64), state).ok());
   ASSERT_TRUE(storage->PutSnapshot(Header(2, 1, 64), std::string(10000, 'o')).ok());
+  std::vector<LogRecord> steadily;
+  for (int i = 0; i < 20000; ++i) steadily.push_back(Record(3, 1, i, "steady"));
+  ASSERT_TRUE(storage->AppendLog(steadily).ok());
   const auto files_with = [&](const std::string& text) {
     int files = 0;
     for (const auto& entry : std::filesystem::recursive_directory_iterator(path_)) {
@@ -238,7 +242,19 @@ TEST_F(StorageTest, ScrubbedFilesHoldNothingThatWasDeleted) {
   ASSERT_TRUE(
       storage->Apply({.kept = absl::MakeConstSpan(&kept, 1), .scrubbed = absl::MakeConstSpan(&scrubbed, 1)}).ok());
   EXPECT_TRUE(*storage->HasToScrub());
+  std::atomic<bool> is_reading = true;
+  const auto steady = *storage->ReadLog(Metadata(3), 0);
+  std::thread reads([&] {
+    while (is_reading) {
+      const auto record = steady->Next();
+      EXPECT_TRUE(record.ok() && record->has_value()) << record.status();
+      if (!record.ok() || !*record) return;
+      absl::SleepFor(absl::Microseconds(100));
+    }
+  });
   ASSERT_TRUE(storage->Scrub().ok());
+  is_reading = false;
+  reads.join();
   EXPECT_FALSE(*storage->HasToScrub());
   EXPECT_FALSE((*reader->Next()).has_value());
   EXPECT_EQ(files_with(secret), 0);
