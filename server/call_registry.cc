@@ -5,7 +5,7 @@
 
 namespace mnemosyne {
 
-uint64_t CallRegistry::Add(End end) {
+uint64_t CallRegistry::Add(const End& end) {
   absl::Status ended;
   uint64_t id = 0;
   {

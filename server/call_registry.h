@@ -18,7 +18,7 @@ class CallRegistry {
   using End = std::function<void(const absl::Status&)>;
 
   // `end` tells a call to end, and outlives the call (it holds it weakly). Empty for a call that ends by itself.
-  uint64_t Add(End end);
+  uint64_t Add(const End& end);
   // The call's last act: nothing of it uses the engine from here on.
   void Remove(uint64_t id);
   // Ends every call that has an `end`, and those that are added from now on.

@@ -1,4 +1,5 @@
 // Sessions of the engine: created, described, changed, deleted.
+#include <algorithm>
 #include <random>
 
 #include "absl/strings/escaping.h"
@@ -61,7 +62,7 @@ SessionInfo EngineImpl::Describe(const SessionMetadata& metadata, const Session*
     info.memorized_sequence = marks.memorized_sequence;
     info.watermarks = {marks.accepted, marks.durable, marks.memorized, marks.accepted_bytes};
     info.pending_tokens = marks.accepted - marks.memorized;
-    info.update_time = marks.update_time;
+    info.update_time = std::max(metadata.update_time, marks.update_time);
     info.failure = marks.failure;
     return info;
   }
@@ -76,6 +77,7 @@ SessionInfo EngineImpl::Describe(const SessionMetadata& metadata, const Session*
   }
   if (const auto last = storage_->LastLogRecord(metadata); last.ok() && last->has_value()) {
     const LogRecord& record = **last;
+    info.update_time = std::max(metadata.update_time, record.time);
     info.next_sequence = std::max(metadata.first_sequence, record.sequence + 1);
     const auto model = models_.find(metadata.model);
     const bool is_text = record.kind == LogContent::kText;

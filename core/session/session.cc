@@ -52,7 +52,7 @@ absl::Status Session::Replay(const LogRecord& record) {
   // After a reset to an earlier offset the sequences of what was forgotten are not given again.
   marks_.next_sequence = std::max(metadata_.first_sequence, record.sequence + 1);
   marks_.durable_sequence = marks_.next_sequence - 1;
-  marks_.update_time = record.time;
+  marks_.update_time = std::max(marks_.update_time, record.time);
   next_index_ = durable_index_ = record.index + 1;
   if (unread_) {
     feed.ForgetBefore(feed.offset());

@@ -314,12 +314,13 @@ Report Drive(const Model& model, StreamKind kind, uint64_t seed, int64_t tokens,
     }
     if (timed && turn % (tokens > 100000 ? 16 : 2) == 0 && !report.refused_at) {
       double ordinary_seconds = 0;
-      for (int i = 0; i < kBlocksAtOnce; ++i) {
+      bool is_refused = false;  // also of an ordinary stream, by a model without a max_grad_norm
+      for (int i = 0; i < kBlocksAtOnce && !is_refused; ++i) {
         const double begin = ThreadSeconds();
-        if (!ordinary.Step().status.ok()) break;
+        is_refused = !ordinary.Step().status.ok();
         ordinary_seconds += ThreadSeconds() - begin;
       }
-      slowdowns.push_back(seconds / ordinary_seconds);
+      if (!is_refused) slowdowns.push_back(seconds / ordinary_seconds);
     }
     // Every state at first, then ever fewer.
     if (report.tokens >= tokens || report.refused_at || turn < 16 || turn % 16 == 0) {

@@ -78,6 +78,7 @@ TEST_F(EngineHistoryTest, AForkIsTheSessionAsItWasAndGoesItsOwnWay) {
   EXPECT_EQ(fork->watermarks.durable, 700);
   EXPECT_EQ(fork->next_sequence, 11);
   EXPECT_EQ(fork->labels.at("kind"), "fork");
+  EXPECT_GE(fork->update_time, fork->create_time);
   EXPECT_EQ(Ask(*engine, "f"), Ask(*engine, "s"));
   StreamText(*engine, "s", more, {50});
   StreamText(*engine, "f", other, {50});
