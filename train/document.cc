@@ -15,12 +15,9 @@ int64_t LogUniform(int64_t low, int64_t high, Random& random) {
   return std::clamp<int64_t>(static_cast<int64_t>(std::exp(t)), low, high);
 }
 
-// The statement whose words the question begins to repeat: what a key is for is learned from these first.
-constexpr int kEchoedStatement = 7;
-constexpr int kEchoingQuestion = 7;
-
+// `echo`: a question that repeats the statement's words, from which what a key is for is learned first.
 int DrawWording(int echo, int count, double echo_share, Random& random) {
-  if (std::uniform_real_distribution<double>(0, 1)(random) < echo_share) return echo;
+  if (echo < count && std::uniform_real_distribution<double>(0, 1)(random) < echo_share) return echo;
   return std::uniform_int_distribution<int>(0, count - 1)(random);
 }
 
@@ -66,14 +63,16 @@ Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabula
   int64_t used = 0;
   for (int64_t i = 0; i < wanted; ++i) {
     const double pick = unit();
-    const ValueKind kind = pick < options.number_share                        ? ValueKind::kNumber
-                           : pick < options.number_share + options.word_share ? ValueKind::kWord
-                                                                              : ValueKind::kUuid;
+    const double words = options.number_share + options.word_share;
+    const FactKind kind = pick < options.number_share             ? FactKind::kNumber
+                          : pick < words                          ? FactKind::kWord
+                          : pick < words + options.everyday_share ? FactKind::kEveryday
+                                                                  : FactKind::kUuid;
     Fact fact = vocabulary.Draw(kind, options.split, random);
-    if (!digits.empty() && kind == ValueKind::kNumber) {
+    if (!digits.empty() && kind == FactKind::kNumber) {
       for (char& digit : fact.value) digit = digits[random() % digits.size()];
     }
-    const int wording = DrawWording(kEchoedStatement, kStatementWordings, options.echo_share, random);
+    const int wording = DrawWording(kEchoedStatement, StatementWordings(fact), options.echo_share, random);
     const std::string text = absl::StrCat(" ", Statement(fact, wording));
     if (used + static_cast<int64_t>(text.size()) > tokens * 2 / 3) break;
     used += text.size();
@@ -104,7 +103,7 @@ Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabula
 Exercise MakeExercise(const Fact& fact, double echo_share, Random& random) {
   Exercise exercise;
   exercise.tokens.push_back(kByteQuestion);
-  AddBytes(Question(fact, DrawWording(kEchoingQuestion, kQuestionWordings, echo_share, random)), &exercise.tokens);
+  AddBytes(Question(fact, DrawWording(kEchoingQuestion, QuestionWordings(fact), echo_share, random)), &exercise.tokens);
   exercise.answer_begin = exercise.tokens.size();
   if (exercise.tokens.back() != '=') exercise.tokens.push_back(' ');
   exercise.value = exercise.tokens.size();

@@ -18,10 +18,11 @@ struct DocumentOptions {
   // Documents whose numbers are made of two digits only: what follows a digit then says nothing about whose number it
   // is, so that every character of an answer has to be found by its key.
   double two_digit_share = 0;
-  std::string digits;                             // that the numbers of the others are made of; empty: any
-  double distractor_share = 0;                    // documents whose haystack is strewn with numbers that no fact tells
-  double echo_share = 0;                          // facts and questions in one wording, which the question repeats
-  double number_share = 0.75, word_share = 0.15;  // kinds of values; the rest are uuids
+  std::string digits;           // that the numbers of the others are made of; empty: any
+  double distractor_share = 0;  // documents whose haystack is strewn with numbers that no fact tells
+  double echo_share = 0;        // facts and questions in one wording, which the question repeats
+  // Kinds of facts; the rest are uuids.
+  double number_share = 0.75, word_share = 0.15, everyday_share = 0;
 };
 
 std::string TwoDigits(Random& random);  // the first is not 0

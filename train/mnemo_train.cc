@@ -15,6 +15,7 @@
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
 #include "core/model/model.h"
+#include "train/loaded_titans.h"
 #include "train/recall_evaluation.h"
 #include "train/recall_inspection.h"
 #include "train/trainer.h"
@@ -37,6 +38,9 @@ ABSL_FLAG(int, evaluate_every, 1000, "steps between evaluations by generation; 0
 ABSL_FLAG(int, evaluate_samples, 20, "haystacks a cell in an evaluation");
 ABSL_FLAG(std::vector<std::string>, evaluate_facts, std::vector<std::string>({"1", "8"}),
           "facts a haystack, each asked for");
+ABSL_FLAG(
+    std::vector<std::string>, evaluate_tasks, std::vector<std::string>({"number", "passkey"}),
+    "number, word, uuid, everyday, untaught: such facts in English; passkey: a number in noise; text: nats a byte");
 ABSL_FLAG(std::vector<std::string>, evaluate_bytes, std::vector<std::string>({"2048", "16384"}), "haystack sizes");
 
 ABSL_FLAG(std::string, inspect, "", "train nothing: print what limits the recall of the model in this folder");
@@ -74,34 +78,54 @@ absl::Status Inspect(const std::string& folder) {
   return absl::OkStatus();
 }
 
+void WriteEvaluation(const Json& line, std::FILE* log) {
+  std::fprintf(log, "%s\n", line.dump().c_str());
+  std::fflush(log);
+  std::printf("%s\n", line.dump().c_str());
+  std::fflush(stdout);
+}
+
+absl::Status EvaluateText(const std::string& folder, int64_t step, const Haystack& english, std::FILE* log) {
+  ASSIGN_OR_RETURN(const LoadedTitans model, LoadTitans(folder));
+  for (const std::string& bytes : absl::GetFlag(FLAGS_evaluate_bytes)) {
+    const int64_t length = std::atoll(bytes.c_str());
+    const double nats = TextLoss(model, english, absl::GetFlag(FLAGS_evaluate_samples), length, /*seed=*/1);
+    WriteEvaluation({{"step", step}, {"task", "text"}, {"bytes", length}, {"nats_a_byte", nats}}, log);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Evaluate(const std::string& folder, int64_t step, const Vocabulary& vocabulary, const Haystack& english,
                       std::FILE* log) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, Model::Load(folder, {}));
   const Haystack noise = Haystack::Noise();
-  for (const std::string& bytes : absl::GetFlag(FLAGS_evaluate_bytes)) {
-    for (const std::string& facts : absl::GetFlag(FLAGS_evaluate_facts)) {
-      for (const bool is_noise : {false, true}) {
-        const RecallCell cell = {.kind = ValueKind::kNumber,
+  for (const std::string& name : absl::GetFlag(FLAGS_evaluate_tasks)) {
+    if (name == "text") {
+      RETURN_IF_ERROR(EvaluateText(folder, step, english, log));
+      continue;
+    }
+    ASSIGN_OR_RETURN(const RecallTask task, FindRecallTask(name));
+    for (const std::string& bytes : absl::GetFlag(FLAGS_evaluate_bytes)) {
+      for (const std::string& facts : absl::GetFlag(FLAGS_evaluate_facts)) {
+        const RecallCell cell = {.kind = task.kind,
                                  .bytes = std::atoll(bytes.c_str()),
                                  .facts = std::atoll(facts.c_str()),
                                  .samples = absl::GetFlag(FLAGS_evaluate_samples)};
         ASSIGN_OR_RETURN(const RecallScore score,
-                         ScoreRecall(cell, vocabulary, is_noise ? noise : english,
+                         ScoreRecall(cell, vocabulary, task.is_in_noise ? noise : english,
                                      [&](const RecallSample& sample) { return ReadAndAnswer(*model, sample); }));
-        const Json line = {{"step", step},
-                           {"task", is_noise ? "passkey in noise" : "number in English"},
-                           {"bytes", cell.bytes},
-                           {"facts", cell.facts},
-                           {"questions", score.questions},
-                           {"right", score.right},
-                           {"characters", static_cast<double>(score.characters_right) / score.characters}};
-        std::fprintf(log, "%s\n", line.dump().c_str());
-        std::fflush(log);
-        std::printf("%s\n", line.dump().c_str());
+        WriteEvaluation({{"step", step},
+                         {"task", task.name},
+                         {"bytes", cell.bytes},
+                         {"facts", cell.facts},
+                         {"questions", score.questions},
+                         {"right", score.right},
+                         {"exact_percent", 100.0 * score.right / score.questions},
+                         {"characters", static_cast<double>(score.characters_right) / score.characters}},
+                        log);
       }
     }
   }
-  std::fflush(stdout);
   return absl::OkStatus();
 }
 

@@ -1,12 +1,25 @@
 #include "train/recall_evaluation.h"
 
 #include <algorithm>
+#include <set>
+#include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/model/decoder.h"
 
 namespace mnemosyne {
+
+absl::StatusOr<RecallTask> FindRecallTask(absl::string_view name) {
+  if (name == "passkey") return RecallTask{"passkey", FactKind::kNumber, true};
+  for (const FactKind kind :
+       {FactKind::kNumber, FactKind::kWord, FactKind::kUuid, FactKind::kEveryday, FactKind::kUntaught}) {
+    if (name == FactKindName(kind)) return RecallTask{std::string(name), kind, false};
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("task '", name, "' is not number, word, uuid, everyday, untaught or passkey"));
+}
 
 RecallSample MakeRecallSample(const RecallCell& cell, int64_t index, const Vocabulary& vocabulary,
                               const Haystack& haystack) {
@@ -15,15 +28,23 @@ RecallSample MakeRecallSample(const RecallCell& cell, int64_t index, const Vocab
   RecallSample sample;
   std::vector<Insert> inserts(cell.facts);
   int64_t told = 0;
+  std::set<std::pair<int, std::string>> told_of;
   for (Insert& insert : inserts) {
-    const Fact& fact = sample.facts.emplace_back(vocabulary.Draw(cell.kind, Split::kHeldOut, random));
-    sample.questions.push_back(Question(fact, 0));
+    Fact& fact = sample.facts.emplace_back();
+    do {
+      fact = vocabulary.Draw(cell.kind, Split::kHeldOut, random);
+    } while (!told_of.emplace(fact.family, fact.key).second);
     insert.text = Statement(fact, 0);
     told += insert.text.size() + 1;
   }
   const std::string hay = haystack.Draw(std::max<int64_t>(1, cell.bytes - told), random);
   for (Insert& insert : inserts) insert.depth = std::uniform_real_distribution<double>(0, 1)(random);
   sample.text = HideInHaystack(hay, std::move(inserts));
+  if (cell.asked > 0 && cell.asked < cell.facts) {
+    std::shuffle(sample.facts.begin(), sample.facts.end(), random);
+    sample.facts.resize(cell.asked);
+  }
+  for (const Fact& fact : sample.facts) sample.questions.push_back(Question(fact, 0));
   return sample;
 }
 

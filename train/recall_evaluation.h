@@ -8,15 +8,26 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "core/model/model.h"
 #include "train/recall_tasks.h"
 
 namespace mnemosyne {
 
+struct RecallTask {
+  std::string name;
+  FactKind kind = FactKind::kNumber;
+  bool is_in_noise = false;
+};
+// "number", "word", "uuid", "everyday", "untaught": a fact of that kind in English; "passkey": a number in noise.
+// INVALID_ARGUMENT: there is no such task.
+absl::StatusOr<RecallTask> FindRecallTask(absl::string_view name);
+
 struct RecallCell {
-  ValueKind kind = ValueKind::kNumber;
+  FactKind kind = FactKind::kNumber;
   int64_t bytes = 2048;   // of haystack and needles together
   int64_t facts = 1;      // in each haystack
+  int64_t asked = 0;      // of them, drawn at random; 0: all
   int64_t samples = 100;  // haystacks
   uint64_t seed = 1;
 };

@@ -2,23 +2,16 @@
 
 #include <ATen/ATen.h>
 
-#include <map>
-
-#include "core/base/file.h"
 #include "core/base/status_macros.h"
-#include "core/model/parameters.h"
 #include "core/model/titans.h"
 #include "train/drill.h"
+#include "train/loaded_titans.h"
 
 namespace mnemosyne {
 
 using at::Tensor;
 
 namespace {
-
-Tensor AsBatch(const std::vector<int32_t>& tokens) {
-  return at::tensor(std::vector<int64_t>(tokens.begin(), tokens.end())).unsqueeze(0);
-}
 
 // A document's state, and where its keys of values are.
 struct Told {
@@ -60,20 +53,15 @@ void InspectFact(const Titans& titans, const Told& told, const ToldFact& fact, R
 absl::StatusOr<RecallInspection> InspectRecall(const std::string& folder, const DocumentOptions& options,
                                                int64_t documents, uint64_t seed, const Vocabulary& vocabulary,
                                                const Haystack& haystack) {
-  ASSIGN_OR_RETURN(const std::string config_text, ReadFile(folder + "/config.json"));
-  ASSIGN_OR_RETURN(const ModelConfig config, ParseModelConfig(config_text));
-  if (!HasAddresses(config) || config.tokenizer.kind != TokenizerKind::kBytes || config.vocab_size < 258) {
+  ASSIGN_OR_RETURN(const LoadedTitans model, LoadTitans(folder));
+  if (!HasAddresses(model.config) || model.config.tokenizer.kind != TokenizerKind::kBytes ||
+      model.config.vocab_size < 258) {
     return absl::InvalidArgumentError(
         "only models with the tokenizer 'bytes' and a vocab_size of at least 258 whose first block with a memory is "
-        "lmm, "
-        "mag or mal can be inspected");
+        "lmm, mag or mal can be inspected");
   }
-  ASSIGN_OR_RETURN(const std::string bytes, ReadFile(folder + "/model.safetensors"));
-  ASSIGN_OR_RETURN(const std::vector<NamedTensor> loaded, LoadParameters(config, bytes));
   const at::NoGradGuard no_grad;
-  std::map<std::string, Tensor> parameters;
-  for (const NamedTensor& one : loaded) parameters[one.name] = at::tensor(one.values).view(one.shape);
-  const Titans titans(config, parameters);
+  const Titans& titans = *model.titans;
 
   RecallInspection sums;
   Random random(seed);

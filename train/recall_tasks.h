@@ -1,8 +1,9 @@
 // Facts hidden in text and questions about them, in the forms of RULER's single needle in a haystack (arXiv
-// 2404.06654): keys of words, values that are 7-digit numbers, words or uuids, noise or English around them.
+// 2404.06654): keys of words, values that are 7-digit numbers, words or uuids, noise or English around them; and facts
+// as people tell them (everyday_facts.h).
 //
 //   ASSIGN_OR_RETURN(Vocabulary vocabulary, Vocabulary::Load("/usr/share/wordnet"));
-//   Fact fact = vocabulary.Draw(ValueKind::kNumber, Split::kTrain, random);
+//   Fact fact = vocabulary.Draw(FactKind::kNumber, Split::kTrain, random);
 //   Statement(fact, 0);  // "One of the special magic numbers for lively-panda is: 1234567."
 //   Question(fact, 1);   // "What is the special magic number for lively-panda?"
 //
@@ -17,38 +18,46 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "train/everyday_facts.h"
 
 namespace mnemosyne {
 
 using Random = std::mt19937_64;
 
-enum class ValueKind { kNumber, kWord, kUuid };
+enum class FactKind { kNumber, kWord, kUuid, kEveryday, kUntaught };  // the last: of a family never trained on
 enum class Split { kTrain, kHeldOut };
 
 struct Fact {
-  ValueKind kind = ValueKind::kNumber;
+  FactKind kind = FactKind::kNumber;
   std::string key;    // "lively-panda"
   std::string value;  // "1234567"
+  int family = 0;     // of EverydayFamilies(), with kEveryday and kUntaught
 };
 
 // Wordings of a fact and of its question; 0 is RULER's.
-inline constexpr int kStatementWordings = 8;
-inline constexpr int kQuestionWordings = 8;
+int StatementWordings(const Fact& fact);
+int QuestionWordings(const Fact& fact);
 std::string Statement(const Fact& fact, int wording);  // a sentence, no space around it
 std::string Question(const Fact& fact, int wording);   // the answer follows after a space
 
-absl::string_view ValueKindName(ValueKind kind);  // "number", "word", "uuid"
+// The statement and the question that begin with the same words up to the value, of numbers, words and uuids.
+inline constexpr int kEchoedStatement = 7, kEchoingQuestion = 7;
+
+absl::string_view FactKindName(FactKind kind);  // "number", "word", "uuid", "everyday", "untaught"
 
 class Vocabulary {
  public:
-  // `folder` holds WordNet's index.adj and index.noun (Debian: wordnet-base). NOT_FOUND names a missing file.
+  // `folder` holds WordNet's index.adj, index.noun and data.noun (Debian: wordnet-base). NOT_FOUND names a missing
+  // file.
   static absl::StatusOr<Vocabulary> Load(const std::string& folder);
 
-  Fact Draw(ValueKind kind, Split split, Random& random) const;
+  Fact Draw(FactKind kind, Split split, Random& random) const;
 
  private:
-  const std::string& DrawWord(const std::vector<std::string> (&words)[2], Split split, Random& random) const;
-  std::vector<std::string> adjectives_[2], nouns_[2];  // by split
+  using Words = std::vector<std::string>[2];  // by split
+  const std::string& DrawWord(const Words& words, Split split, Random& random) const;
+  std::string Fill(Slot slot, Split split, Random& random) const;
+  Words adjectives_, nouns_, first_names_, last_names_, places_;
 };
 
 // Text to hide facts in.

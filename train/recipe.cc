@@ -113,6 +113,7 @@ absl::StatusOr<Recipe> ParseRecipe(absl::string_view json_text) {
     of_stage.Take("echo_share", &stage.documents.echo_share, 0, 1);
     of_stage.Take("number_share", &stage.documents.number_share, 0, 1);
     of_stage.Take("word_share", &stage.documents.word_share, 0, 1);
+    of_stage.Take("everyday_share", &stage.documents.everyday_share, 0, 1);
     of_stage.Take("text_weight", &stage.text_weight, 0, 100);
     of_stage.Take("answer_weight", &stage.answer_weight, 0, 100);
     of_stage.Take("first_weight", &stage.first_weight, 0.01, 100);

@@ -70,7 +70,7 @@ TEST_F(DocumentTest, DistractorsAreNumbersThatNoFactTells) {
 TEST_F(DocumentTest, AnExerciseEndsWithTheValueAndTheEndOfTheAnswer) {
   const Vocabulary vocabulary = Words();
   for (int i = 0; i < 50; ++i) {
-    const Fact fact = vocabulary.Draw(ValueKind::kNumber, Split::kTrain, random_);
+    const Fact fact = vocabulary.Draw(FactKind::kNumber, Split::kTrain, random_);
     const Exercise exercise = MakeExercise(fact, 0.3, random_);
     EXPECT_EQ(exercise.tokens.front(), kByteQuestion);
     EXPECT_EQ(exercise.tokens.back(), kByteEndOfAnswer);

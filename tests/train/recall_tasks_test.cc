@@ -2,10 +2,12 @@
 
 #include <set>
 
-#include "core/base/file.h"
+#include "absl/strings/str_split.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/status_matchers.h"
 #include "tests/temp_folder.h"
+#include "tests/train/word_files.h"
 #include "train/recall_evaluation.h"
 
 namespace mnemosyne {
@@ -13,22 +15,10 @@ namespace {
 
 using testing::HasSubstr;
 
-// WordNet's index format, with words of our own.
-void WriteWords(const std::string& folder) {
-  std::string adjectives = "  1 a licence line\n", nouns = adjectives;
-  for (int i = 0; i < 300; ++i) {
-    const std::string word = {static_cast<char>('a' + i % 26), static_cast<char>('a' + i / 26), 'o', 'n', 'y'};
-    adjectives += word + " a 4 1 & 4 1 00000000\n";
-    nouns += word + " n 4 1 @ 4 1 00000000\n";
-  }
-  ASSERT_OK(WriteFileAtomically(folder + "/index.adj", adjectives));
-  ASSERT_OK(WriteFileAtomically(folder + "/index.noun", nouns));
-}
-
 class RecallTasksTest : public testing::Test {
  protected:
   void SetUp() override {
-    WriteWords(folder_.path());
+    WriteWordFiles(folder_.path());
     auto loaded = Vocabulary::Load(folder_.path());
     ASSERT_OK(loaded);
     vocabulary_ = *std::move(loaded);
@@ -39,7 +29,7 @@ class RecallTasksTest : public testing::Test {
 };
 
 TEST_F(RecallTasksTest, RulersWordsComeFirst) {
-  const Fact fact = {ValueKind::kNumber, "lively-panda", "1234567"};
+  const Fact fact = {FactKind::kNumber, "lively-panda", "1234567"};
   EXPECT_EQ(Statement(fact, 0), "One of the special magic numbers for lively-panda is: 1234567.");
   EXPECT_EQ(Question(fact, 0),
             "What is the special magic number for lively-panda mentioned in the provided text? "
@@ -47,36 +37,65 @@ TEST_F(RecallTasksTest, RulersWordsComeFirst) {
 }
 
 TEST_F(RecallTasksTest, EveryWordingNamesTheKeyAndOnlyStatementsTheValue) {
-  const Fact fact = {ValueKind::kWord, "odd-bird", "harbour"};
+  const Fact fact = {FactKind::kWord, "odd-bird", "harbour"};
   std::set<std::string> all;
-  for (int i = 0; i < kStatementWordings; ++i) {
+  for (int i = 0; i < StatementWordings(fact); ++i) {
     EXPECT_THAT(Statement(fact, i), testing::AllOf(HasSubstr("odd-bird"), HasSubstr("harbour")));
     all.insert(Statement(fact, i));
   }
-  for (int i = 0; i < kQuestionWordings; ++i) {
+  for (int i = 0; i < QuestionWordings(fact); ++i) {
     EXPECT_THAT(Question(fact, i), testing::AllOf(HasSubstr("odd-bird"), testing::Not(HasSubstr("harbour"))));
     all.insert(Question(fact, i));
   }
-  EXPECT_EQ(all.size(), kStatementWordings + kQuestionWordings);
+  EXPECT_EQ(all.size(), StatementWordings(fact) + QuestionWordings(fact));
 }
 
 TEST_F(RecallTasksTest, WhatIsHeldOutIsNeverDrawnForTraining) {
   std::set<std::string> seen[2];
   for (int i = 0; i < 4000; ++i) {
     for (const Split split : {Split::kTrain, Split::kHeldOut}) {
-      const Fact fact = vocabulary_->Draw(i % 2 == 0 ? ValueKind::kNumber : ValueKind::kWord, split, random_);
+      const FactKind kinds[] = {FactKind::kNumber, FactKind::kWord, FactKind::kEveryday};
+      const Fact fact = vocabulary_->Draw(kinds[i % 3], split, random_);
       std::set<std::string>& mine = seen[static_cast<int>(split)];
       mine.insert(fact.value);
-      mine.insert(fact.key.substr(0, fact.key.find('-')));
-      mine.insert(fact.key.substr(fact.key.find('-') + 1));
+      for (const absl::string_view word : absl::StrSplit(fact.key, absl::ByAnyChar("- "))) mine.emplace(word);
     }
   }
   for (const std::string& word : seen[1]) EXPECT_FALSE(seen[0].contains(word)) << word;
 }
 
+TEST_F(RecallTasksTest, EverydayFactsAreSentencesOfTheirFamily) {
+  std::set<int> families[2];
+  for (int i = 0; i < 2000; ++i) {
+    const bool is_taught = i % 2 == 0;
+    const Fact fact = vocabulary_->Draw(is_taught ? FactKind::kEveryday : FactKind::kUntaught, Split::kTrain, random_);
+    families[is_taught].insert(fact.family);
+    const EverydayFamily& family = EverydayFamilies()[fact.family];
+    const char* forms[] = {"[A-Z][a-p]na [A-Z][a-p]naby", "[A-Z][a-p]naville", "[a-z][a-p]ony [a-z][a-p]ony",
+                           "[0-9]+ [A-Z][a-z]+ [0-9]{4}", "[A-Z][0-9]-[0-9]{4}"};
+    EXPECT_THAT(fact.key, testing::MatchesRegex(forms[static_cast<int>(family.key)])) << family.name;
+    EXPECT_THAT(fact.value, testing::MatchesRegex(forms[static_cast<int>(family.value)])) << family.name;
+    std::set<std::string> all;
+    for (int w = 0; w < StatementWordings(fact); ++w) {
+      const std::string told = Statement(fact, w);
+      EXPECT_EQ(told.back(), '.');
+      EXPECT_LT(told.find(fact.key), told.rfind(fact.value)) << told;
+      all.insert(told);
+    }
+    for (int w = 0; w < QuestionWordings(fact); ++w) {
+      EXPECT_THAT(Question(fact, w), testing::AllOf(testing::EndsWith("?"), HasSubstr(fact.key)));
+      all.insert(Question(fact, w));
+    }
+    EXPECT_EQ(all.size(), StatementWordings(fact) + QuestionWordings(fact)) << family.name;
+  }
+  EXPECT_EQ(families[1].size(), kTaughtFamilies);
+  EXPECT_EQ(families[0].size(), EverydayFamilies().size() - kTaughtFamilies);
+  for (const int family : families[0]) EXPECT_GE(family, kTaughtFamilies);
+}
+
 TEST_F(RecallTasksTest, UuidsLookLikeUuids) {
   for (int i = 0; i < 50; ++i) {
-    EXPECT_THAT(vocabulary_->Draw(ValueKind::kUuid, Split::kTrain, random_).value,
+    EXPECT_THAT(vocabulary_->Draw(FactKind::kUuid, Split::kTrain, random_).value,
                 testing::MatchesRegex("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"));
   }
 }

@@ -1,4 +1,4 @@
-// What tests of training documents read: a folder with words in WordNet's index format and some text.
+// What tests of training documents read: a folder with words in WordNet's formats and some text.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -8,6 +8,7 @@
 #include "core/base/file.h"
 #include "tests/status_matchers.h"
 #include "tests/temp_folder.h"
+#include "tests/train/word_files.h"
 #include "train/document.h"
 
 namespace mnemosyne {
@@ -15,13 +16,9 @@ namespace mnemosyne {
 class TrainFolderTest : public testing::Test {
  protected:
   void SetUp() override {
-    std::string words, text;
-    for (char a = 'a'; a <= 'z'; ++a) {
-      for (char b = 'a'; b <= 'p'; ++b) words += std::string{a, b, 'e', 'l'} + " n 4 1 @ 4 1 0\n";
-    }
+    WriteWordFiles(folder_.path());
+    std::string text;
     for (int i = 0; i < 2000; ++i) text += "jumps over the lazy dog. ";
-    ASSERT_OK(WriteFileAtomically(folder_.File("index.adj"), words));
-    ASSERT_OK(WriteFileAtomically(folder_.File("index.noun"), words));
     ASSERT_OK(WriteFileAtomically(folder_.File("text.txt"), text));
   }
   Vocabulary Words() const { return *Vocabulary::Load(folder_.path()); }

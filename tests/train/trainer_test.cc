@@ -7,6 +7,7 @@
 #include "tests/core/model/random_model.h"
 #include "tests/status_matchers.h"
 #include "tests/temp_folder.h"
+#include "tests/train/word_files.h"
 
 namespace mnemosyne {
 namespace {
@@ -18,22 +19,16 @@ constexpr char kRecipe[] = R"({
   "weight_decay": 0.01, "clip_norm": 1.0, "gate_bias": -3.0, "echo_init": 1,
   "stages": [
     {"steps": 6, "write_cost": 0.0, "keys_pace": 0.3, "match_cost": 0.1, "drill_facts": 0, "drill_cost": 0.0, "spread_cost": 0.5, "key_cost": 0.0, "min_tokens": 256, "max_tokens": 256, "min_facts": 1, "max_facts": 1,
-     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 1.0, "answer_weight": 2.0, "first_weight": 3.0},
+     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "number_share": 0.5, "word_share": 0.1, "everyday_share": 0.2, "text_weight": 1.0, "answer_weight": 2.0, "first_weight": 3.0},
     {"steps": 10, "write_cost": 0.1, "keys_pace": 0.3, "match_cost": 0.1, "drill_facts": 6, "drill_cost": 0.02, "spread_cost": 0.5, "key_cost": 0.5, "min_tokens": 256, "max_tokens": 1024, "min_facts": 1, "max_facts": 4,
-     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "number_share": 0.6, "word_share": 0.2, "text_weight": 0.5, "answer_weight": 2.0, "first_weight": 3.0}
+     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "number_share": 0.5, "word_share": 0.1, "everyday_share": 0.2, "text_weight": 0.5, "answer_weight": 2.0, "first_weight": 3.0}
   ]
 })";
 
 class TrainerTest : public testing::Test {
  protected:
   void SetUp() override {
-    std::string words;
-    for (int i = 0; i < 200; ++i) {
-      words +=
-          std::string{static_cast<char>('a' + i % 26), static_cast<char>('a' + i / 26), 'e', 'l'} + " n 4 1 @ 4 1 0\n";
-    }
-    ASSERT_OK(WriteFileAtomically(folder_.File("index.adj"), words));
-    ASSERT_OK(WriteFileAtomically(folder_.File("index.noun"), words));
+    WriteWordFiles(folder_.path());
     std::string text;
     for (int i = 0; i < 400; ++i)
       text += "the quick brown fox number " + std::to_string(i * 7919) + " jumps over the lazy dog. ";
