@@ -197,8 +197,9 @@ Fact Vocabulary::Draw(FactKind kind, Split split, Random& random) const {
                                               : Uniform(kTaughtFamilies, families - 1, random);
     fact.key = Fill(FamilyOf(fact).key, split, random);
   } else {
-    const std::string& adjective = DrawWord(adjectives_, split, random);
-    fact.key = absl::StrCat(adjective, "-", DrawWord(nouns_, split, random));
+    // The noun first: the seeds in README and in the models' cards name these facts.
+    const std::string& noun = DrawWord(nouns_, split, random);
+    fact.key = absl::StrCat(DrawWord(adjectives_, split, random), "-", noun);
   }
   do {
     switch (kind) {
