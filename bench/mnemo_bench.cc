@@ -60,7 +60,8 @@ absl::Status Measure(const std::string& what) {
                                         absl::GetFlag(FLAGS_questions), absl::GetFlag(FLAGS_seed)));
       continue;
     }
-    RecallCell cell = {.facts = std::max(1, absl::GetFlag(FLAGS_facts)),
+    RecallCell cell = {.task = task,
+                       .facts = std::max(1, absl::GetFlag(FLAGS_facts)),
                        .asked = absl::GetFlag(FLAGS_asked),
                        .samples = absl::GetFlag(FLAGS_samples),
                        .seed = absl::GetFlag(FLAGS_seed)};
@@ -68,7 +69,7 @@ absl::Status Measure(const std::string& what) {
       if (!absl::SimpleAtoi(bytes, &cell.bytes) || cell.bytes < 256) {
         return absl::InvalidArgumentError(absl::StrCat("--bytes: '", bytes, "' is not a number of at least 256"));
       }
-      RETURN_IF_ERROR(bench.RunCell(task, cell));
+      RETURN_IF_ERROR(bench.RunCell(cell));
     }
   }
   return absl::OkStatus();

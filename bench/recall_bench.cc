@@ -29,9 +29,9 @@ absl::StatusOr<std::vector<std::string>> RecallBench::Ask(const std::string& ses
   return answers;
 }
 
-absl::StatusOr<RecallBench::Measured> RecallBench::Measure(const RecallTask& task, const RecallCell& cell) {
+absl::StatusOr<RecallBench::Measured> RecallBench::Measure(const RecallCell& cell) {
   constexpr int64_t kBytesAFact = 128;
-  if (cell.facts * kBytesAFact > cell.bytes) {
+  if (cell.task.story == 0 && cell.facts * kBytesAFact > cell.bytes) {
     return absl::InvalidArgumentError(absl::StrCat(cell.facts, " facts do not fit in ", cell.bytes, " bytes"));
   }
   const int parallel = std::max(1, options_.parallel);
@@ -42,9 +42,9 @@ absl::StatusOr<RecallBench::Measured> RecallBench::Measure(const RecallTask& tas
   for (int t = 0; t < parallel; ++t) {
     threads.emplace_back([&, t] {
       for (int64_t i = t; i < cell.samples && statuses[t].ok(); i += parallel) {
-        const RecallSample sample = MakeRecallSample(cell, i, *vocabulary_, task.is_in_noise ? noise_ : *english_);
+        const RecallSample sample = MakeRecallSample(cell, i, *vocabulary_, *english_);
         const std::string session =
-            absl::StrCat("recall-", task.name, "-", cell.bytes, "-", cell.facts, "-", cell.seed, "-", i);
+            absl::StrCat("recall-", cell.task.name, "-", cell.bytes, "-", cell.facts, "-", cell.seed, "-", i);
         const absl::StatusOr<std::vector<std::string>> answers = Ask(session, sample);
         statuses[t] = answers.status();
         if (answers.ok()) scores[t].Add(sample, *answers);
@@ -61,10 +61,9 @@ absl::StatusOr<RecallBench::Measured> RecallBench::Measure(const RecallTask& tas
   return measured;
 }
 
-absl::Status RecallBench::RunCell(const RecallTask& task, const RecallCell& of_task) {
-  RecallCell cell = of_task;
-  cell.kind = task.kind;
-  ASSIGN_OR_RETURN(const Measured measured, Measure(task, cell));
+absl::Status RecallBench::RunCell(const RecallCell& cell) {
+  ASSIGN_OR_RETURN(const Measured measured, Measure(cell));
+  const RecallTask& task = cell.task;
   std::printf("%-8s %8lld bytes  %3lld facts  %5lld questions  exact %5.1f%%  characters %5.1f%%  %6.1f s\n",
               task.name.c_str(), static_cast<long long>(cell.bytes), static_cast<long long>(cell.facts),
               static_cast<long long>(measured.score.questions), measured.exact(), measured.characters(),
@@ -98,13 +97,13 @@ absl::Status RecallBench::RunCapacity(const RecallTask& task, int64_t bytes, int
   for (int64_t facts = 1; facts <= max_facts; facts *= 2) {
     constexpr int64_t kAskedAtMost = 64;  // of one haystack: the cost is in reading it
     const int64_t asked = std::min({facts, kAskedAtMost, questions});
-    const RecallCell cell = {.kind = task.kind,
+    const RecallCell cell = {.task = task,
                              .bytes = bytes,
                              .facts = facts,
                              .asked = asked,
                              .samples = (questions + asked - 1) / asked,
                              .seed = seed};
-    ASSIGN_OR_RETURN(const Measured measured, Measure(task, cell));
+    ASSIGN_OR_RETURN(const Measured measured, Measure(cell));
     const double held = static_cast<double>(facts) * measured.exact() / 100;
     std::printf("%-8s %8lld bytes  %3lld facts  %5lld questions  exact %5.1f%%  held %6.1f  %.3f a KiB of state\n",
                 task.name.c_str(), static_cast<long long>(bytes), static_cast<long long>(facts),

@@ -26,7 +26,7 @@ class RecallBench {
       : options_(options), client_(client), vocabulary_(vocabulary), english_(english) {}
 
   // INVALID_ARGUMENT: the facts do not fit.
-  absl::Status RunCell(const RecallTask& task, const RecallCell& cell);
+  absl::Status RunCell(const RecallCell& cell);
   // Facts 1, 2, 4 ... up to `max_facts` in haystacks of `bytes` bytes, at least `questions` questions each.
   absl::Status RunCapacity(const RecallTask& task, int64_t bytes, int64_t max_facts, int64_t questions, uint64_t seed);
 
@@ -37,7 +37,7 @@ class RecallBench {
     double exact() const { return 100.0 * score.right / score.questions; }
     double characters() const { return 100.0 * score.characters_right / score.characters; }
   };
-  absl::StatusOr<Measured> Measure(const RecallTask& task, const RecallCell& cell);
+  absl::StatusOr<Measured> Measure(const RecallCell& cell);
   // Streams the sample's text to a session of its own, asks, and removes the session.
   absl::StatusOr<std::vector<std::string>> Ask(const std::string& session, const RecallSample& sample);
 
@@ -45,7 +45,6 @@ class RecallBench {
   client::Client* const client_;
   const Vocabulary* const vocabulary_;
   const Haystack* const english_;
-  const Haystack noise_ = Haystack::Noise();
 };
 
 }  // namespace mnemosyne

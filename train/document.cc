@@ -21,6 +21,14 @@ int DrawWording(int echo, int count, double echo_share, Random& random) {
   return std::uniform_int_distribution<int>(0, count - 1)(random);
 }
 
+FactKind DrawKind(const FactWeights& weights, double unit) {
+  double pick = unit * weights.sum();
+  if ((pick -= weights.number) < 0) return FactKind::kNumber;
+  if ((pick -= weights.word) < 0) return FactKind::kWord;
+  if ((pick -= weights.everyday) < 0) return FactKind::kEveryday;
+  return FactKind::kUuid;
+}
+
 void AddBytes(absl::string_view text, std::vector<int32_t>* tokens) {
   for (const unsigned char byte : text) tokens->push_back(byte);
 }
@@ -45,31 +53,29 @@ std::string TwoDigits(Random& random) {
   return {static_cast<char>('1' + random() % 9), static_cast<char>('0' + random() % 10)};
 }
 
+int64_t DrawLength(const DocumentOptions& options, Random& random) {
+  const int64_t tokens = LogUniform(options.min_tokens, options.max_tokens, random);
+  return std::max(options.step, tokens / options.step * options.step);
+}
+
 Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabulary, const Haystack& english,
                       const Haystack& noise, Random& random) {
   const auto unit = [&] { return std::uniform_real_distribution<double>(0, 1)(random); };
-  const int64_t tokens =
-      std::max(options.step, LogUniform(options.min_tokens, options.max_tokens, random) / options.step * options.step);
+  const int64_t tokens = DrawLength(options, random);
   const int64_t wanted = LogUniform(options.min_facts, options.max_facts, random);
 
-  struct Told {
+  struct Planned {
     double depth;
     Fact fact;
     std::string text;
   };
-  std::vector<Told> told;
+  std::vector<Planned> told;
   std::string digits = options.digits;
   if (unit() < options.two_digit_share) digits = TwoDigits(random);
   int64_t used = 0;
   for (int64_t i = 0; i < wanted; ++i) {
-    const double pick = unit();
-    const double words = options.number_share + options.word_share;
-    const FactKind kind = pick < options.number_share             ? FactKind::kNumber
-                          : pick < words                          ? FactKind::kWord
-                          : pick < words + options.everyday_share ? FactKind::kEveryday
-                                                                  : FactKind::kUuid;
-    Fact fact = vocabulary.Draw(kind, options.split, random);
-    if (!digits.empty() && kind == FactKind::kNumber) {
+    Fact fact = vocabulary.Draw(DrawKind(options.facts, unit()), options.split, random);
+    if (!digits.empty() && fact.kind == FactKind::kNumber) {
       for (char& digit : fact.value) digit = digits[random() % digits.size()];
     }
     const int wording = DrawWording(kEchoedStatement, StatementWordings(fact), options.echo_share, random);
@@ -79,14 +85,14 @@ Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabula
     const double u = unit();
     told.push_back({u * std::sqrt(u), fact, text});  // more of them early: what is told late is not kept for long
   }
-  std::stable_sort(told.begin(), told.end(), [](const Told& a, const Told& b) { return a.depth < b.depth; });
+  std::stable_sort(told.begin(), told.end(), [](const Planned& a, const Planned& b) { return a.depth < b.depth; });
 
   std::string hay = (unit() < options.noise_share ? noise : english).Draw(tokens - used, random);
   if (unit() < options.distractor_share) StrewNumbers(&hay, random);
   Document document;
   document.tokens.reserve(tokens);
   size_t done = 0;
-  for (const Told& one : told) {
+  for (const Planned& one : told) {
     const size_t at = std::max<size_t>(done, static_cast<size_t>(one.depth * static_cast<double>(hay.size())));
     const size_t to = std::min(hay.find(' ', at), hay.size());
     AddBytes(absl::string_view(hay).substr(done, to - done), &document.tokens);

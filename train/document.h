@@ -5,9 +5,16 @@
 #include <string>
 #include <vector>
 
+#include "train/lesson.h"
 #include "train/recall_tasks.h"
 
 namespace mnemosyne {
+
+// How often a fact is of each kind, against the others.
+struct FactWeights {
+  double number = 0, word = 0, uuid = 0, everyday = 0;
+  double sum() const { return number + word + uuid + everyday; }
+};
 
 struct DocumentOptions {
   int64_t min_tokens = 256, max_tokens = 256;  // a length between them, log-uniform, rounded to a multiple of `step`
@@ -21,11 +28,11 @@ struct DocumentOptions {
   std::string digits;           // that the numbers of the others are made of; empty: any
   double distractor_share = 0;  // documents whose haystack is strewn with numbers that no fact tells
   double echo_share = 0;        // facts and questions in one wording, which the question repeats
-  // Kinds of facts; the rest are uuids.
-  double number_share = 0.75, word_share = 0.15, everyday_share = 0;
+  FactWeights facts = {.number = 0.75, .word = 0.15, .uuid = 0.1};
 };
 
-std::string TwoDigits(Random& random);  // the first is not 0
+std::string TwoDigits(Random& random);                               // the first is not 0
+int64_t DrawLength(const DocumentOptions& options, Random& random);  // in tokens
 
 struct ToldFact {
   Fact fact;
@@ -41,12 +48,7 @@ struct Document {
 Document MakeDocument(const DocumentOptions& options, const Vocabulary& vocabulary, const Haystack& english,
                       const Haystack& noise, Random& random);
 
-// A question and its answer, as byte tokens: kByteQuestion, the question, the answer, kByteEndOfAnswer.
-struct Exercise {
-  std::vector<int32_t> tokens;
-  int64_t answer_begin = 0;  // index of the answer's first token, mostly a space
-  int64_t value = 0;         // and of its value's first
-};
+// As byte tokens: kByteQuestion, the question, the answer (mostly a space and the value), kByteEndOfAnswer.
 Exercise MakeExercise(const Fact& fact, double echo_share, Random& random);
 
 }  // namespace mnemosyne

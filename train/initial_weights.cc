@@ -76,7 +76,7 @@ void AlignQueries(const std::string& name, const MemoryConfig& config, std::map<
   }
 }
 
-constexpr int64_t kCenteringRowBytes = 256;
+constexpr int64_t kCenteringRow = 256;
 
 // The inputs of block `index` after its norm, by the blocks before it alone: tokens [N, T] -> [N, T, D].
 Tensor InputsOf(const ModelConfig& config, const std::map<std::string, Tensor>& parameters, size_t index,
@@ -95,11 +95,10 @@ Tensor InputsOf(const ModelConfig& config, const std::map<std::string, Tensor>& 
 
 // Makes keys and queries of block `index` blind to what all tokens have in common: sums of many tokens then differ by
 // what is unusual among them.
-void CenterKeys(const ModelConfig& config, size_t index, const std::string& text,
+void CenterKeys(const ModelConfig& config, size_t index, const std::vector<int32_t>& text,
                 std::map<std::string, Tensor>* parameters) {
-  std::vector<int64_t> bytes;
-  for (const unsigned char byte : text) bytes.push_back(byte);
-  const Tensor tokens = at::tensor(bytes).view({-1, kCenteringRowBytes});
+  const std::vector<int64_t> ids(text.begin(), text.end());
+  const Tensor tokens = at::tensor(ids).view({-1, kCenteringRow});
   const Tensor mean = InputsOf(config, *parameters, index, tokens).mean(at::IntArrayRef({0, 1}));
   const at::NoGradGuard no_grad;
   const Tensor direction = mean / mean.norm();
@@ -112,7 +111,7 @@ void CenterKeys(const ModelConfig& config, size_t index, const std::string& text
 }  // namespace
 
 std::map<std::string, Tensor> InitialWeights(const ModelConfig& config, double gate_bias, bool echo,
-                                             const std::string& centering_text) {
+                                             const std::vector<int32_t>& centering) {
   std::map<std::string, Tensor> parameters;
   for (const ParameterShape& one : ParameterShapes(config)) {
     Tensor weight = InitialWeight(one, config, gate_bias).contiguous();
@@ -120,7 +119,7 @@ std::map<std::string, Tensor> InitialWeights(const ModelConfig& config, double g
     parameters[one.name] = weight;
   }
   for (size_t i = 0; echo && i < config.blocks.size(); ++i) {
-    if (config.blocks[i] == BlockKind::kLmm) CenterKeys(config, i, centering_text, &parameters);
+    if (config.blocks[i] == BlockKind::kLmm) CenterKeys(config, i, centering, &parameters);
   }
   return parameters;
 }

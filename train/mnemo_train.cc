@@ -2,7 +2,6 @@
 #include <malloc.h>
 
 #include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -11,14 +10,17 @@
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
 #include "core/model/model.h"
-#include "train/loaded_titans.h"
-#include "train/recall_evaluation.h"
+#include "train/evaluation.h"
 #include "train/recall_inspection.h"
+#include "train/side_evaluation.h"
 #include "train/trainer.h"
+#include "train/training_log.h"
 
 ABSL_FLAG(std::string, config, "", "the model's config.json");
 ABSL_FLAG(std::string, recipe, "", "how to train it: a recipe.json");
@@ -35,14 +37,16 @@ ABSL_FLAG(int, threads, static_cast<int>(std::thread::hardware_concurrency()),
 ABSL_FLAG(int, log_every, 20, "steps between lines of the log");
 ABSL_FLAG(int, save_every, 200, "steps between checkpoints");
 ABSL_FLAG(int, evaluate_every, 1000, "steps between evaluations by generation; 0: only at the end");
-ABSL_FLAG(int, evaluate_samples, 20, "haystacks a cell in an evaluation");
+ABSL_FLAG(int, patience, 0, "stop when so many evaluations in a row were no better than the best; 0: at the end");
+ABSL_FLAG(int64_t, evaluate_samples, 20, "haystacks a cell in an evaluation");
 ABSL_FLAG(std::vector<std::string>, evaluate_facts, std::vector<std::string>({"1", "8"}),
           "facts a haystack, each asked for");
-ABSL_FLAG(
-    std::vector<std::string>, evaluate_tasks, std::vector<std::string>({"number", "passkey"}),
-    "number, word, uuid, everyday, untaught: such facts in English; passkey: a number in noise; text: nats a byte");
+ABSL_FLAG(std::vector<std::string>, evaluate_tasks, std::vector<std::string>({"number", "passkey"}),
+          "number, word, uuid, everyday, untaught: such facts in English; passkey: a number in noise; qa1 to qa5: "
+          "stories; text: nats a byte");
 ABSL_FLAG(std::vector<std::string>, evaluate_bytes, std::vector<std::string>({"2048", "16384"}), "haystack sizes");
 
+ABSL_FLAG(std::string, evaluate, "", "train nothing: evaluate the model in this folder");
 ABSL_FLAG(std::string, inspect, "", "train nothing: print what limits the recall of the model in this folder");
 ABSL_FLAG(int64_t, inspect_tokens, 4096, "tokens of each document; a multiple of 256");
 ABSL_FLAG(int64_t, inspect_facts, 20, "facts in each document");
@@ -67,8 +71,7 @@ absl::Status Inspect(const std::string& folder) {
                                    .max_facts = facts,
                                    .split = Split::kHeldOut,
                                    .noise_share = 0,
-                                   .number_share = 1,
-                                   .word_share = 0};
+                                   .facts = {.number = 1}};
   ASSIGN_OR_RETURN(const RecallInspection of, InspectRecall(folder, options, absl::GetFlag(FLAGS_inspect_documents),
                                                             /*seed=*/1, vocabulary, held_out));
   const Json line = {
@@ -78,140 +81,100 @@ absl::Status Inspect(const std::string& folder) {
   return absl::OkStatus();
 }
 
-void WriteEvaluation(const Json& line, std::FILE* log) {
-  std::fprintf(log, "%s\n", line.dump().c_str());
-  std::fflush(log);
-  std::printf("%s\n", line.dump().c_str());
-  std::fflush(stdout);
-}
-
-absl::Status EvaluateText(const std::string& folder, int64_t step, const Haystack& english, std::FILE* log) {
-  ASSIGN_OR_RETURN(const LoadedTitans model, LoadTitans(folder));
-  for (const std::string& bytes : absl::GetFlag(FLAGS_evaluate_bytes)) {
-    const int64_t length = std::atoll(bytes.c_str());
-    const double nats = TextLoss(model, english, absl::GetFlag(FLAGS_evaluate_samples), length, /*seed=*/1);
-    WriteEvaluation({{"step", step}, {"task", "text"}, {"bytes", length}, {"nats_a_byte", nats}}, log);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Evaluate(const std::string& folder, int64_t step, const Vocabulary& vocabulary, const Haystack& english,
-                      std::FILE* log) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, Model::Load(folder, {}));
-  const Haystack noise = Haystack::Noise();
-  for (const std::string& name : absl::GetFlag(FLAGS_evaluate_tasks)) {
-    if (name == "text") {
-      RETURN_IF_ERROR(EvaluateText(folder, step, english, log));
-      continue;
-    }
-    ASSIGN_OR_RETURN(const RecallTask task, FindRecallTask(name));
-    for (const std::string& bytes : absl::GetFlag(FLAGS_evaluate_bytes)) {
-      for (const std::string& facts : absl::GetFlag(FLAGS_evaluate_facts)) {
-        const RecallCell cell = {.kind = task.kind,
-                                 .bytes = std::atoll(bytes.c_str()),
-                                 .facts = std::atoll(facts.c_str()),
-                                 .samples = absl::GetFlag(FLAGS_evaluate_samples)};
-        ASSIGN_OR_RETURN(const RecallScore score,
-                         ScoreRecall(cell, vocabulary, task.is_in_noise ? noise : english,
-                                     [&](const RecallSample& sample) { return ReadAndAnswer(*model, sample); }));
-        WriteEvaluation({{"step", step},
-                         {"task", task.name},
-                         {"bytes", cell.bytes},
-                         {"facts", cell.facts},
-                         {"questions", score.questions},
-                         {"right", score.right},
-                         {"exact_percent", 100.0 * score.right / score.questions},
-                         {"characters", static_cast<double>(score.characters_right) / score.characters}},
-                        log);
-      }
+absl::StatusOr<std::vector<int64_t>> Numbers(const char* flag, const std::vector<std::string>& words) {
+  std::vector<int64_t> numbers;
+  for (const std::string& word : words) {
+    if (!absl::SimpleAtoi(word, &numbers.emplace_back()) || numbers.back() < 0) {
+      return absl::InvalidArgumentError(absl::StrCat("--", flag, ": '", word, "' is not a number of at least 0"));
     }
   }
-  return absl::OkStatus();
+  return numbers;
 }
 
-absl::Status Run() {
-  if (const std::string folder = absl::GetFlag(FLAGS_inspect); !folder.empty()) return Inspect(folder);
+absl::StatusOr<EvaluationPlan> PlanFromFlags() {
+  EvaluationPlan plan = {.tasks = absl::GetFlag(FLAGS_evaluate_tasks),
+                         .samples = absl::GetFlag(FLAGS_evaluate_samples)};
+  ASSIGN_OR_RETURN(plan.bytes, Numbers("evaluate_bytes", absl::GetFlag(FLAGS_evaluate_bytes)));
+  ASSIGN_OR_RETURN(plan.facts, Numbers("evaluate_facts", absl::GetFlag(FLAGS_evaluate_facts)));
+  return plan;
+}
+
+absl::Status EvaluateAlone(const std::string& folder) {
+  ASSIGN_OR_RETURN(const EvaluationPlan plan, PlanFromFlags());
+  ASSIGN_OR_RETURN(const Vocabulary vocabulary, Vocabulary::Load(absl::GetFlag(FLAGS_words)));
+  ASSIGN_OR_RETURN(const Haystack held_out, Haystack::FromFiles(absl::GetFlag(FLAGS_held_out)));
+  return Evaluate(folder, plan, vocabulary, held_out,
+                  [](const Json& line) {
+                    std::printf("%s\n", line.dump().c_str());
+                    std::fflush(stdout);
+                  })
+      .status();
+}
+
+absl::Status Train() {
   ASSIGN_OR_RETURN(const std::string config_text, ReadFile(absl::GetFlag(FLAGS_config)));
   ASSIGN_OR_RETURN(const ModelConfig config, ParseModelConfig(config_text));
   ASSIGN_OR_RETURN(const std::string recipe_text, ReadFile(absl::GetFlag(FLAGS_recipe)));
   ASSIGN_OR_RETURN(const Recipe recipe, ParseRecipe(recipe_text));
   RETURN_IF_ERROR(Trainer::Check(config, recipe));
+  ASSIGN_OR_RETURN(const EvaluationPlan plan, PlanFromFlags());
   ASSIGN_OR_RETURN(const Vocabulary vocabulary, Vocabulary::Load(absl::GetFlag(FLAGS_words)));
   ASSIGN_OR_RETURN(const Haystack english, Haystack::FromFiles(absl::GetFlag(FLAGS_corpus)));
   ASSIGN_OR_RETURN(const Haystack held_out, Haystack::FromFiles(absl::GetFlag(FLAGS_held_out)));
+  LessonData data = {vocabulary, english, Haystack::Noise()};
+  const std::string parent = std::filesystem::path(absl::GetFlag(FLAGS_config)).parent_path();
+  const std::string folder = parent.empty() ? "." : parent;
+  ASSIGN_OR_RETURN(data.tokenizer, Tokenizer::Create(config, folder));
+  if (config.tokenizer.kind == TokenizerKind::kSentencePiece) {
+    ASSIGN_OR_RETURN(data.tokenizer_file, ReadFile(absl::StrCat(folder, "/", config.tokenizer.file)));
+  }
   const std::string out = absl::GetFlag(FLAGS_out), checkpoint = out + "/checkpoint";
   std::error_code error;
   std::filesystem::create_directories(out, error);
-  std::FILE* log = std::fopen((out + "/train.jsonl").c_str(), absl::GetFlag(FLAGS_resume) ? "a" : "w");
-  if (log == nullptr) return absl::ErrnoToStatus(errno, "cannot write '" + out + "/train.jsonl'");
+  ASSIGN_OR_RETURN(const std::unique_ptr<TrainingLog> log,
+                   TrainingLog::Open(out + "/train.jsonl", absl::GetFlag(FLAGS_resume)));
 
-  Trainer trainer(config, recipe, {vocabulary, english, Haystack::Noise()}, std::max(1, absl::GetFlag(FLAGS_threads)));
+  Trainer trainer(config, recipe, std::move(data), std::max(1, absl::GetFlag(FLAGS_threads)));
   if (absl::GetFlag(FLAGS_resume)) RETURN_IF_ERROR(trainer.LoadCheckpoint(checkpoint));
   if (const std::string init = absl::GetFlag(FLAGS_init); !init.empty()) RETURN_IF_ERROR(trainer.StartFrom(init));
+  SideEvaluation evaluation(out, plan, &vocabulary, &held_out, log.get());
 
   const auto begin = std::chrono::steady_clock::now();
   const int64_t first = trainer.step(), tokens_a_step = recipe.rows * recipe.segment_tokens;
-  double answer_loss = 0, text_loss = 0, accuracy = 0, exact = 0, write = 0, write_facts = 0, keys_alike = 0, found = 0,
-         spread = 0, drill_found = 0, drill_noise = 0, drill_confused = 0;
-  const int64_t stop_after = absl::GetFlag(FLAGS_stop_after),
+  SmoothedReport smoothed;
+  const int64_t stop_after = absl::GetFlag(FLAGS_stop_after), patience = absl::GetFlag(FLAGS_patience),
+                evaluate_every = absl::GetFlag(FLAGS_evaluate_every),
                 last = stop_after > 0 ? std::min(stop_after, recipe.steps()) : recipe.steps();
-  while (trainer.step() < last) {
+  for (bool is_last = trainer.step() >= last; !is_last;) {
     const Trainer::StepReport report = trainer.Step();
-    const double keep = report.step == first + 1 ? 0.0 : 0.95;  // smoothed for the eye
-    answer_loss = keep * answer_loss + (1 - keep) * report.answer_loss;
-    text_loss = keep * text_loss + (1 - keep) * report.text_loss;
-    accuracy = keep * accuracy + (1 - keep) * report.answer_accuracy;
-    exact = keep * exact + (1 - keep) * report.exact;
-    write = keep * write + (1 - keep) * report.write;
-    spread = keep * spread + (1 - keep) * report.spread;
-    drill_found = keep * drill_found + (1 - keep) * report.drill_found;
-    drill_noise = keep * drill_noise + (1 - keep) * report.drill_noise;
-    drill_confused = keep * drill_confused + (1 - keep) * report.drill_confused;
-    found = keep * found + (1 - keep) * report.found;
-    keys_alike = keep * keys_alike + (1 - keep) * report.keys_alike;
-    write_facts = keep * write_facts + (1 - keep) * report.write_facts;
+    smoothed.Add(report);
+    is_last = report.step == last || (patience > 0 && evaluation.no_better() >= patience);
     if (report.step % absl::GetFlag(FLAGS_log_every) == 0) {
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-      const double rate = (report.step - first) * tokens_a_step / seconds;
-      std::printf(
-          "step %d/%d  text %.3f  answer %.4f  right %.1f%%  exact %.1f%%  write %.6f / %.4f  found %.1f%%  "
-          "alike %.2f  spread %.4f  drill %.2f%% %.4f %.3f  |grad| %.2f  %.0f tokens/s  %.0f min left\n",
-          static_cast<int>(report.step), static_cast<int>(last), text_loss, answer_loss, 100 * accuracy, 100 * exact,
-          write, write_facts, 100 * found, keys_alike, spread, 100 * drill_found, drill_noise, drill_confused,
-          report.gradient_norm, rate, (last - report.step) * tokens_a_step / rate / 60);
-      std::fflush(stdout);
-      const Json line = {{"step", report.step},
-                         {"text_loss", text_loss},
-                         {"answer_loss", answer_loss},
-                         {"answer_accuracy", accuracy},
-                         {"exact", exact},
-                         {"write_outside_facts", write},
-                         {"write_in_facts", write_facts},
-                         {"found", found},
-                         {"spread", spread},
-                         {"drill_found", drill_found},
-                         {"drill_noise", drill_noise},
-                         {"drill_confused", drill_confused},
-                         {"keys_alike", keys_alike},
-                         {"gradient_norm", report.gradient_norm},
-                         {"seconds", seconds},
-                         {"tokens_per_second", rate}};
-      std::fprintf(log, "%s\n", line.dump().c_str());
-      std::fflush(log);
+      const double rate = static_cast<double>((report.step - first) * tokens_a_step) / seconds;
+      Json line = smoothed.json();
+      line["step"] = report.step;
+      line["seconds"] = seconds;
+      line["tokens_per_second"] = rate;
+      const double minutes = static_cast<double>((last - report.step) * tokens_a_step) / rate / 60;
+      log->Write(line, absl::StrFormat("step %d/%d  %s  %.0f tokens/s  %.0f min left", report.step, last,
+                                       smoothed.ForTheEye(), rate, minutes));
     }
-    const bool is_last = report.step == last;
-    if (report.step % absl::GetFlag(FLAGS_save_every) == 0 || is_last) {
+    if (is_last || report.step % absl::GetFlag(FLAGS_save_every) == 0) {
       RETURN_IF_ERROR(trainer.SaveCheckpoint(checkpoint));
       RETURN_IF_ERROR(trainer.ExportModel(out));
     }
-    const int evaluate_every = absl::GetFlag(FLAGS_evaluate_every);
     if (is_last || (evaluate_every > 0 && report.step % evaluate_every == 0)) {
-      RETURN_IF_ERROR(trainer.ExportModel(out));
-      RETURN_IF_ERROR(Evaluate(out, report.step, vocabulary, held_out, log));
+      RETURN_IF_ERROR(evaluation.Begin(trainer));
     }
   }
-  std::fclose(log);
-  return absl::OkStatus();
+  return evaluation.Wait();
+}
+
+absl::Status Run() {
+  if (const std::string folder = absl::GetFlag(FLAGS_inspect); !folder.empty()) return Inspect(folder);
+  if (const std::string folder = absl::GetFlag(FLAGS_evaluate); !folder.empty()) return EvaluateAlone(folder);
+  return Train();
 }
 
 }  // namespace

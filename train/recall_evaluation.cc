@@ -17,14 +17,16 @@ absl::StatusOr<RecallTask> FindRecallTask(absl::string_view name) {
        {FactKind::kNumber, FactKind::kWord, FactKind::kUuid, FactKind::kEveryday, FactKind::kUntaught}) {
     if (name == FactKindName(kind)) return RecallTask{std::string(name), kind, false};
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("task '", name, "' is not number, word, uuid, everyday, untaught or passkey"));
+  for (int story = 1; story <= kBabiTasks; ++story) {
+    if (name == absl::StrCat("qa", story)) return RecallTask{.name = std::string(name), .story = story};
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "task '", name, "' is not number, word, uuid, everyday, untaught, passkey or qa1 to qa", kBabiTasks));
 }
 
-RecallSample MakeRecallSample(const RecallCell& cell, int64_t index, const Vocabulary& vocabulary,
-                              const Haystack& haystack) {
-  std::seed_seq seed{cell.seed, static_cast<uint64_t>(cell.bytes), static_cast<uint64_t>(index)};
-  Random random(seed);
+namespace {
+
+RecallSample Needles(const RecallCell& cell, const Vocabulary& vocabulary, const Haystack& haystack, Random& random) {
   RecallSample sample;
   std::vector<Insert> inserts(cell.facts);
   int64_t told = 0;
@@ -32,10 +34,10 @@ RecallSample MakeRecallSample(const RecallCell& cell, int64_t index, const Vocab
   for (Insert& insert : inserts) {
     Fact& fact = sample.facts.emplace_back();
     do {
-      fact = vocabulary.Draw(cell.kind, Split::kHeldOut, random);
+      fact = vocabulary.Draw(cell.task.kind, Split::kHeldOut, random);
     } while (!told_of.emplace(fact.family, fact.key).second);
     insert.text = Statement(fact, 0);
-    told += insert.text.size() + 1;
+    told += static_cast<int64_t>(insert.text.size()) + 1;
   }
   const std::string hay = haystack.Draw(std::max<int64_t>(1, cell.bytes - told), random);
   for (Insert& insert : inserts) insert.depth = std::uniform_real_distribution<double>(0, 1)(random);
@@ -44,18 +46,39 @@ RecallSample MakeRecallSample(const RecallCell& cell, int64_t index, const Vocab
     std::shuffle(sample.facts.begin(), sample.facts.end(), random);
     sample.facts.resize(cell.asked);
   }
-  for (const Fact& fact : sample.facts) sample.questions.push_back(Question(fact, 0));
+  for (const Fact& fact : sample.facts) {
+    sample.questions.push_back(Question(fact, 0));
+    sample.answers.push_back(fact.value);
+  }
   return sample;
+}
+
+RecallSample Story(const RecallCell& cell, const Haystack& haystack, Random& random) {
+  const BabiStory story = MakeBabiStory(cell.task.story, random);
+  const BabiStory::Question& question = story.questions.back();
+  return {.text = ScatterStory(story, haystack, cell.bytes, random),
+          .questions = {question.text},
+          .answers = {question.answer}};
+}
+
+}  // namespace
+
+RecallSample MakeRecallSample(const RecallCell& cell, int64_t index, const Vocabulary& vocabulary,
+                              const Haystack& english) {
+  std::seed_seq seed{cell.seed, static_cast<uint64_t>(cell.bytes), static_cast<uint64_t>(index)};
+  Random random(seed);
+  if (cell.task.story > 0) return Story(cell, english, random);
+  return Needles(cell, vocabulary, cell.task.is_in_noise ? Haystack::Noise() : english, random);
 }
 
 void RecallScore::Add(const RecallSample& sample, const std::vector<std::string>& answers) {
   for (size_t i = 0; i < answers.size(); ++i) {
     const absl::string_view answer = absl::StripAsciiWhitespace(answers[i]);
-    const std::string& value = sample.facts[i].value;
+    const std::string& wanted = sample.answers[i];
     questions += 1;
-    right += answer == value;
-    characters += value.size();
-    for (size_t c = 0; c < std::min(answer.size(), value.size()); ++c) characters_right += answer[c] == value[c];
+    right += answer == wanted ? 1 : 0;
+    characters += static_cast<int64_t>(wanted.size());
+    for (size_t c = 0; c < std::min(answer.size(), wanted.size()); ++c) characters_right += answer[c] == wanted[c];
   }
 }
 
@@ -66,11 +89,11 @@ void RecallScore::Add(const RecallScore& other) {
   characters_right += other.characters_right;
 }
 
-absl::StatusOr<RecallScore> ScoreRecall(const RecallCell& cell, const Vocabulary& vocabulary, const Haystack& haystack,
+absl::StatusOr<RecallScore> ScoreRecall(const RecallCell& cell, const Vocabulary& vocabulary, const Haystack& english,
                                         RecallReader reader) {
   RecallScore score;
   for (int64_t i = 0; i < cell.samples; ++i) {
-    const RecallSample sample = MakeRecallSample(cell, i, vocabulary, haystack);
+    const RecallSample sample = MakeRecallSample(cell, i, vocabulary, english);
     ASSIGN_OR_RETURN(const std::vector<std::string> answers, reader(sample));
     score.Add(sample, answers);
   }

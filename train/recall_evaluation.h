@@ -1,5 +1,8 @@
-// How often a model finds a needle: facts hidden at uniform depths, told and asked in RULER's words, decoded greedily.
-// One fact a haystack is RULER's single needle (S-NIAH); several, of which each is asked, its multi-key task (MK-NIAH).
+// How often a model is right about what it has read.
+//
+// Needles: facts hidden at uniform depths, told and asked in RULER's words, decoded greedily. One fact a haystack is
+// RULER's single needle (S-NIAH); several, of which some are asked, its multi-key task (MK-NIAH). Stories: the bAbI
+// world's, scattered in a haystack, as BABILong has them (arXiv 2406.10149).
 #pragma once
 
 #include <cstdint>
@@ -10,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "core/model/model.h"
+#include "train/babi_world.h"
 #include "train/recall_tasks.h"
 
 namespace mnemosyne {
@@ -18,14 +22,15 @@ struct RecallTask {
   std::string name;
   FactKind kind = FactKind::kNumber;
   bool is_in_noise = false;
+  int story = 0;  // 1 to kBabiTasks: a story of that task, and no fact
 };
-// "number", "word", "uuid", "everyday", "untaught": a fact of that kind in English; "passkey": a number in noise.
-// INVALID_ARGUMENT: there is no such task.
+// "number", "word", "uuid", "everyday", "untaught": a fact of that kind in English; "passkey": a number in noise; "qa1"
+// to "qa5": a story. INVALID_ARGUMENT: there is no such task.
 absl::StatusOr<RecallTask> FindRecallTask(absl::string_view name);
 
 struct RecallCell {
-  FactKind kind = FactKind::kNumber;
-  int64_t bytes = 2048;   // of haystack and needles together
+  RecallTask task;
+  int64_t bytes = 2048;   // of haystack and needles together; a story may take more
   int64_t facts = 1;      // in each haystack
   int64_t asked = 0;      // of them, drawn at random; 0: all
   int64_t samples = 100;  // haystacks
@@ -33,11 +38,11 @@ struct RecallCell {
 };
 struct RecallSample {
   std::string text;
-  std::vector<std::string> questions;
-  std::vector<Fact> facts;  // what each question asks for
+  std::vector<std::string> questions, answers;
+  std::vector<Fact> facts;  // what each question asks for; none about a story
 };
 struct RecallScore {
-  int64_t questions = 0, right = 0;  // the whole value, spaces around it left out
+  int64_t questions = 0, right = 0;  // the whole answer, spaces around it left out
   int64_t characters = 0, characters_right = 0;
 
   void Add(const RecallSample& sample, const std::vector<std::string>& answers);
@@ -47,9 +52,10 @@ struct RecallScore {
 // Reads a sample's text, then answers its questions, none of which hears of the others.
 using RecallReader = absl::FunctionRef<absl::StatusOr<std::vector<std::string>>(const RecallSample&)>;
 
+// Of `english`, or of RULER's noise.
 RecallSample MakeRecallSample(const RecallCell& cell, int64_t index, const Vocabulary& vocabulary,
-                              const Haystack& haystack);
-absl::StatusOr<RecallScore> ScoreRecall(const RecallCell& cell, const Vocabulary& vocabulary, const Haystack& haystack,
+                              const Haystack& english);
+absl::StatusOr<RecallScore> ScoreRecall(const RecallCell& cell, const Vocabulary& vocabulary, const Haystack& english,
                                         RecallReader reader);
 
 // A reader that steps blocks and decodes in this process, as the server does.

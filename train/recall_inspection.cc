@@ -14,14 +14,15 @@ using at::Tensor;
 namespace {
 
 // A document's state, and where its keys of values are.
-struct Told {
+struct ReadDocument {
   BatchState state;
   Tensor keys;         // [H d, T]: of every token, heads side by side
   Tensor is_value;     // [T], 1 where a fact's value is
   Tensor byte_values;  // [T, 256], one-hot
 };
 
-void InspectFact(const Titans& titans, const Told& told, const ToldFact& fact, Random& random, RecallInspection* sums) {
+void InspectFact(const Titans& titans, const ReadDocument& told, const ToldFact& fact, Random& random,
+                 RecallInspection* sums) {
   const Exercise exercise = MakeExercise(fact.fact, /*echo_share=*/0, random);
   const Tensor tokens = AsBatch(exercise.tokens);
   BatchState fork = told.state;
@@ -68,7 +69,7 @@ absl::StatusOr<RecallInspection> InspectRecall(const std::string& folder, const 
   for (int64_t i = 0; i < documents; ++i) {
     const Document document = MakeDocument(options, vocabulary, haystack, haystack, random);
     const Tensor tokens = AsBatch(document.tokens);
-    Told told;
+    ReadDocument told;
     told.state = titans.InitialState(1);
     const Titans::Output read = titans.Forward(tokens, &told.state, Titans::Logits::kNone);
     told.keys = read.keys[0][0].transpose(1, 2).flatten(0, 1);

@@ -12,17 +12,15 @@
 #pragma once
 
 #include <cstdint>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "train/everyday_facts.h"
+#include "train/random.h"
 
 namespace mnemosyne {
-
-using Random = std::mt19937_64;
 
 enum class FactKind { kNumber, kWord, kUuid, kEveryday, kUntaught };  // the last: of a family never trained on
 enum class Split { kTrain, kHeldOut };

@@ -1,6 +1,7 @@
 #include "train/recipe.h"
 
 #include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numbers>
 
@@ -35,6 +36,29 @@ class Keys {
     *value = static_cast<T>(number);
     object_.erase(key);
   }
+  // An object of weights by name; those that are not named are 0.
+  absl::Status TakeWeights(const char* key, const std::map<std::string, double*>& weights) {
+    RETURN_IF_ERROR(status_);
+    const Json named = object_.value(key, Json());
+    if (!named.is_object()) {
+      return absl::InvalidArgumentError(absl::StrCat("recipe key '", where_, key, "' is missing or not an object"));
+    }
+    object_.erase(key);
+    double sum = 0;
+    for (const auto& [name, weight] : weights) *weight = 0;
+    for (const auto& [name, number] : named.items()) {
+      const std::string whole = absl::StrCat(where_, key, ".", name);
+      const auto found = weights.find(name);
+      if (found == weights.end())
+        return absl::InvalidArgumentError(absl::StrCat("recipe key '", whole, "' is unknown"));
+      if (!number.is_number() || number.get<double>() < 0 || number.get<double>() > 1e6) {
+        return absl::InvalidArgumentError(absl::StrCat("recipe key '", whole, "' is not a number in [0, 1e6]"));
+      }
+      sum += * found->second = number.get<double>();
+    }
+    if (sum > 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("recipe key '", where_, key, "' has no weight above 0"));
+  }
   absl::Status Finish() const {
     RETURN_IF_ERROR(status_);
     if (object_.empty()) return absl::OkStatus();
@@ -46,6 +70,14 @@ class Keys {
   const std::string where_;
   absl::Status status_;
 };
+
+std::map<std::string, double*> TaskWeights(LessonOptions* lessons) {
+  FactWeights& facts = lessons->documents.facts;
+  std::map<std::string, double*> weights = {
+      {"number", &facts.number}, {"word", &facts.word}, {"uuid", &facts.uuid}, {"everyday", &facts.everyday}};
+  for (size_t i = 0; i < lessons->babi.size(); ++i) weights[absl::StrCat("qa", i + 1)] = &lessons->babi[i];
+  return weights;
+}
 
 }  // namespace
 
@@ -103,22 +135,22 @@ absl::StatusOr<Recipe> ParseRecipe(absl::string_view json_text) {
     of_stage.Take("match_cost", &stage.match_cost, 0, 100);
     of_stage.Take("drill_facts", &stage.drill_facts, 0, 1024);
     of_stage.Take("drill_cost", &stage.drill_cost, 0, 100);
-    of_stage.Take("min_tokens", &stage.documents.min_tokens, 1, 1e9);
-    of_stage.Take("max_tokens", &stage.documents.max_tokens, static_cast<double>(stage.documents.min_tokens), 1e9);
-    of_stage.Take("min_facts", &stage.documents.min_facts, 1, 1e6);
-    of_stage.Take("max_facts", &stage.documents.max_facts, static_cast<double>(stage.documents.min_facts), 1e6);
-    of_stage.Take("noise_share", &stage.documents.noise_share, 0, 1);
-    of_stage.Take("two_digit_share", &stage.documents.two_digit_share, 0, 1);
-    of_stage.Take("distractor_share", &stage.documents.distractor_share, 0, 1);
-    of_stage.Take("echo_share", &stage.documents.echo_share, 0, 1);
-    of_stage.Take("number_share", &stage.documents.number_share, 0, 1);
-    of_stage.Take("word_share", &stage.documents.word_share, 0, 1);
-    of_stage.Take("everyday_share", &stage.documents.everyday_share, 0, 1);
+    of_stage.Take("min_tokens", &stage.lessons.documents.min_tokens, 1, 1e9);
+    of_stage.Take("max_tokens", &stage.lessons.documents.max_tokens,
+                  static_cast<double>(stage.lessons.documents.min_tokens), 1e9);
+    of_stage.Take("min_facts", &stage.lessons.documents.min_facts, 1, 1e6);
+    of_stage.Take("max_facts", &stage.lessons.documents.max_facts,
+                  static_cast<double>(stage.lessons.documents.min_facts), 1e6);
+    of_stage.Take("noise_share", &stage.lessons.documents.noise_share, 0, 1);
+    of_stage.Take("two_digit_share", &stage.lessons.documents.two_digit_share, 0, 1);
+    of_stage.Take("distractor_share", &stage.lessons.documents.distractor_share, 0, 1);
+    of_stage.Take("echo_share", &stage.lessons.documents.echo_share, 0, 1);
+    RETURN_IF_ERROR(of_stage.TakeWeights("tasks", TaskWeights(&stage.lessons)));
     of_stage.Take("text_weight", &stage.text_weight, 0, 100);
     of_stage.Take("answer_weight", &stage.answer_weight, 0, 100);
     of_stage.Take("first_weight", &stage.first_weight, 0.01, 100);
     RETURN_IF_ERROR(of_stage.Finish());
-    stage.documents.step = recipe.segment_tokens;
+    stage.lessons.documents.step = recipe.segment_tokens;
     recipe.stages.push_back(stage);
   }
   return recipe;

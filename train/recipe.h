@@ -6,7 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "train/document.h"
+#include "train/lessons.h"
 
 namespace mnemosyne {
 
@@ -22,7 +22,7 @@ struct Stage {
   double text_weight = 1;    // of the documents' loss, nats a byte
   double answer_weight = 1;  // of the answers' loss, nats a byte
   double first_weight = 1;   // of an answer's first characters, which alone say whose value it is, against its others
-  DocumentOptions documents;
+  LessonOptions lessons;
 };
 
 struct Recipe {

@@ -123,6 +123,7 @@ absl::Status Trainer::Check(const ModelConfig& config, const Recipe& recipe) {
                                                    config.memory.conv, "; it must be at least 3"));
   }
   for (const Stage& stage : recipe.stages) {
+    RETURN_IF_ERROR(CheckLessons(stage.lessons, config));
     if (stage.drill_facts == 0) continue;
     if (!HasAddresses(config) || recipe.segment_tokens < 256 || config.memory.conv > kDrillReach) {
       return absl::InvalidArgumentError(
@@ -131,17 +132,18 @@ absl::Status Trainer::Check(const ModelConfig& config, const Recipe& recipe) {
                        kDrillReach));
     }
   }
-  if (config.tokenizer.kind != TokenizerKind::kBytes || config.vocab_size < 258) {
-    return absl::InvalidArgumentError("recall documents need the tokenizer 'bytes' and a vocab_size of at least 258");
-  }
   return absl::OkStatus();
 }
 
-Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, Data data, int threads)
+Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, LessonData data, int threads)
     : config_(config), recipe_(recipe), data_(std::move(data)), rows_(recipe.rows), threads_(threads) {
   at::manual_seed(recipe.seed);
   Random random(recipe.seed);
-  parameters_ = InitialWeights(config, recipe.gate_bias, recipe.echo_init, data_.english.Draw(kCenteringBytes, random));
+  constexpr int64_t kBytesAToken = 8;  // at most, of most text
+  std::vector<int32_t> text = TokensOf(*data_.tokenizer, data_.english.Draw(kBytesAToken * kCenteringTokens, random));
+  while (text.size() < kCenteringTokens) text.insert(text.end(), text.begin(), text.end());
+  text.resize(kCenteringTokens);
+  parameters_ = InitialWeights(config, recipe.gate_bias, recipe.echo_init, text);
   std::vector<Tensor> matrices, others, keys;
   for (const ParameterShape& one : ParameterShapes(config)) {
     const Tensor& weight = parameters_.at(one.name);
@@ -164,7 +166,7 @@ Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, Data data, int
     groups_.push_back({begin, std::min(begin + kGroupRows, recipe.rows), {}});
   }
   ForgetStates();
-  for (int64_t r = 0; r < recipe.rows; ++r) BeginDocument(r);
+  for (int64_t r = 0; r < recipe.rows; ++r) BeginLesson(r);
 }
 
 Trainer::~Trainer() = default;
@@ -175,14 +177,14 @@ void Trainer::ForgetStates() {
   for (Group& group : groups_) group.state = titans.InitialState(group.end - group.begin);
 }
 
-// Which document comes is a function of the seed, the row, a count and the step's stage, so that a resumed run reads
-// the same ones.
-void Trainer::BeginDocument(int64_t row) {
+// Which lesson comes is a function of the seed, the row, a count and the step's stage, so that a resumed run reads the
+// same ones.
+void Trainer::BeginLesson(int64_t row) {
   Row& one = rows_[row];
-  std::seed_seq seed{recipe_.seed, static_cast<uint64_t>(row), one.documents};
+  std::seed_seq seed{recipe_.seed, static_cast<uint64_t>(row), one.lessons};
   Random random(seed);
-  one.document = MakeDocument(recipe_.StageAt(step_).documents, data_.vocabulary, data_.english, data_.noise, random);
-  one.documents += 1;
+  one.lesson = MakeLesson(recipe_.StageAt(step_).lessons, data_, random);
+  one.lessons += 1;
   one.begun_at = step_;
   one.cursor = 0;
 }
@@ -197,15 +199,15 @@ Trainer::Segments Trainer::NextSegments(const Group& group) {
   ids.reserve(rows * tokens);
   for (int64_t i = 0; i < rows; ++i) {
     Row& row = rows_[group.begin + i];
-    if (row.cursor + tokens > static_cast<int64_t>(row.document.tokens.size())) BeginDocument(group.begin + i);
+    if (row.cursor + tokens > static_cast<int64_t>(row.lesson.tokens.size())) BeginLesson(group.begin + i);
     segments.fresh.push_back(row.cursor == 0);
-    const auto from = row.document.tokens.begin() + row.cursor;
+    const auto from = row.lesson.tokens.begin() + row.cursor;
     ids.insert(ids.end(), from, from + tokens);
-    for (const ToldFact& told : row.document.facts) {
+    for (const Told& told : row.lesson.told) {
       const int64_t begin = std::max(told.begin, row.cursor), end = std::min(told.end, row.cursor + tokens);
       for (int64_t t = begin; t < end; ++t) outside[i * tokens + t - row.cursor] = 0;
-      for (size_t c = 0; c < told.fact.value.size(); ++c) {
-        const int64_t t = told.value + static_cast<int64_t>(c) - row.cursor;
+      for (int64_t c = 0; c < told.length; ++c) {
+        const int64_t t = told.value + c - row.cursor;
         if (t < 0 || t >= tokens) continue;
         values.push_back(i * tokens + t);
         of_fact.push_back(facts);
@@ -223,8 +225,8 @@ Trainer::Segments Trainer::NextSegments(const Group& group) {
   return segments;
 }
 
-// Half of the questions are about what the last segment told, when it told something: there lies the gradient of
-// writing. The rest are about any fact so far: there lies the gradient of keeping.
+// Half of the questions are about what the last segment told: there lies the gradient of writing. The rest are about
+// anything so far: there lies the gradient of keeping.
 std::vector<Trainer::Questions> Trainer::AskRows(const Group& group) const {
   struct Asked {
     int64_t row;  // of the group
@@ -236,22 +238,16 @@ std::vector<Trainer::Questions> Trainer::AskRows(const Group& group) const {
     const Row& row = rows_[r];
     std::seed_seq seed{recipe_.seed, static_cast<uint64_t>(r), static_cast<uint64_t>(step_), uint64_t{7}};
     Random random(seed);
-    const auto told_by = [&](int64_t offset) {
-      return std::partition_point(row.document.facts.begin(), row.document.facts.end(),
-                                  [&](const ToldFact& one) { return one.end <= offset; }) -
-             row.document.facts.begin();
-    };
-    const int64_t told = told_by(row.cursor), before = told_by(row.cursor - recipe_.segment_tokens);
-    for (int64_t q = 0; q < recipe_.questions && told > 0; ++q) {
-      const bool is_recent = before < told && random() % 2 == 0;
-      const int64_t pick = std::uniform_int_distribution<int64_t>(is_recent ? before : 0, told - 1)(random);
-      const ToldFact& fact = row.document.facts[pick];
-      Exercise exercise = MakeExercise(fact.fact, recipe_.StageAt(row.begun_at).documents.echo_share, random);
+    for (int64_t q = 0; q < recipe_.questions; ++q) {
+      std::optional<Exercise> exercise = row.lesson.ask(row.cursor, recipe_.segment_tokens, random);
+      if (!exercise) break;
       Match match;
-      if (const int64_t to = fact.value - (row.cursor - recipe_.segment_tokens); to >= 0) {
-        match = {0, r - group.begin, exercise.value - 1, to, static_cast<int64_t>(fact.fact.value.size())};
+      if (exercise->told >= 0) {
+        const Told& told = row.lesson.told[exercise->told];
+        const int64_t to = told.value - (row.cursor - recipe_.segment_tokens);
+        if (to >= 0) match = {0, r - group.begin, exercise->value - 1, to, told.length};
       }
-      by_length[exercise.tokens.size() > kShortExercise].push_back({r - group.begin, std::move(exercise), match});
+      by_length[exercise->tokens.size() > kShortExercise].push_back({r - group.begin, *std::move(exercise), match});
     }
   }
   const float first_weight = recipe_.StageAt(step_).first_weight;
@@ -380,7 +376,7 @@ Trainer::GroupReport Trainer::RunDrill(uint64_t index) const {
   const Stage& stage = recipe_.StageAt(step_);
   std::seed_seq seed{recipe_.seed, index, static_cast<uint64_t>(step_), uint64_t{11}};
   Random random(seed);
-  const Drill drill = MakeDrill(stage.documents, stage.drill_facts, recipe_.segment_tokens, data_.vocabulary,
+  const Drill drill = MakeDrill(stage.lessons.documents, stage.drill_facts, recipe_.segment_tokens, data_.vocabulary,
                                 data_.english, data_.noise, random);
   const DrillScore score = ScoreDrill(Titans(config_, parameters_), config_.memory.conv, drill);
   GroupReport report;
@@ -462,7 +458,7 @@ Trainer::StepReport Trainer::Step() {
     optimizer_->step();
     for (size_t i = 0; i < groups_.size(); ++i) groups_[i].state = std::move(reports[drills + i].state);
   } else {  // the memories that led here are not worth keeping: every row starts anew
-    for (Row& row : rows_) row.cursor = row.document.tokens.size();
+    for (Row& row : rows_) row.cursor = row.lesson.tokens.size();
     ForgetStates();
   }
   report.step = ++step_;
@@ -479,13 +475,13 @@ absl::Status Trainer::SaveCheckpoint(const std::string& path) const {
     for (const StateTensor& one : StateTensors(group.state)) archive.write(name + one.name, one.tensor);
     archive.write(name + "offsets", at::tensor(group.state.offsets));
   }
-  std::vector<int64_t> documents, cursors, begun;
+  std::vector<int64_t> lessons, cursors, begun;
   for (size_t r = 0; r < rows_.size(); ++r) {
-    documents.push_back(rows_[r].documents);
+    lessons.push_back(rows_[r].lessons);
     cursors.push_back(rows_[r].cursor);
     begun.push_back(rows_[r].begun_at);
   }
-  archive.write("documents", at::tensor(documents));
+  archive.write("lessons", at::tensor(lessons));
   archive.write("cursors", at::tensor(cursors));
   archive.write("begun", at::tensor(begun));
   archive.write("step", at::tensor(step_));
@@ -509,11 +505,11 @@ absl::Status Trainer::LoadCheckpoint(const std::string& path) {
     for (auto& [name, tensor] : parameters_) tensor.copy_(read("parameter." + name));
     archive.read("optimizer", optimizer);
     optimizer_->load(optimizer);
-    const Tensor documents = read("documents"), cursors = read("cursors"), begun = read("begun");
+    const Tensor lessons = read("lessons"), cursors = read("cursors"), begun = read("begun");
     for (size_t r = 0; r < rows_.size(); ++r) {
-      rows_[r].documents = documents[r].item<int64_t>() - 1;
+      rows_[r].lessons = lessons[r].item<int64_t>() - 1;
       step_ = begun[r].item<int64_t>();
-      BeginDocument(r);
+      BeginLesson(r);
       rows_[r].cursor = cursors[r].item<int64_t>();
     }
     step_ = read("step").item<int64_t>();
@@ -546,6 +542,9 @@ absl::Status Trainer::ExportModel(const std::string& folder) const {
     tensors.push_back({one.name, one.shape, {value.data_ptr<float>(), value.data_ptr<float>() + value.numel()}});
   }
   RETURN_IF_ERROR(WriteFileAtomically(folder + "/model.safetensors", FormatSafetensors(tensors)));
+  if (!data_.tokenizer_file.empty()) {
+    RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(folder, "/", config_.tokenizer.file), data_.tokenizer_file));
+  }
   return WriteFileAtomically(folder + "/config.json", FormatModelConfig(config_));
 }
 

@@ -1,7 +1,7 @@
-// Trains a Titans model on recall documents, through the same network code that serves it.
+// Trains a Titans model on lessons (lessons.h), through the same network code that serves it.
 //
-// Rows of documents are read side by side, `segment_tokens` at a step. A row's memory goes on from step to step and
-// starts anew with its next document. After each step every row is asked about facts it was told, in forks of its
+// Rows of lessons are read side by side, `segment_tokens` at a step. A row's memory goes on from step to step and
+// starts anew with its next lesson. After each step every row is asked about facts it was told, in forks of its
 // state, as the server's queries are: a question is never learned from. A fact is asked many steps after it was told:
 // gradients stay inside a step, and what a step writes is judged by whether older facts survive it.
 //
@@ -21,7 +21,7 @@
 #include "absl/status/statusor.h"
 #include "core/model/config.h"
 #include "core/model/titans.h"
-#include "train/document.h"
+#include "train/lessons.h"
 #include "train/recipe.h"
 
 namespace torch::optim {
@@ -32,26 +32,21 @@ namespace mnemosyne {
 
 class Trainer {
  public:
-  struct Data {
-    Vocabulary vocabulary;
-    Haystack english;
-    Haystack noise;
-  };
-  // INVALID_ARGUMENT: the recipe cannot train such a model, or its tokens are not bytes.
+  // INVALID_ARGUMENT: the recipe cannot train such a model.
   static absl::Status Check(const ModelConfig& config, const Recipe& recipe);
   // Both have been checked.
-  Trainer(const ModelConfig& config, const Recipe& recipe, Data data, int threads);
+  Trainer(const ModelConfig& config, const Recipe& recipe, LessonData data, int threads);
   ~Trainer();
 
   struct StepReport {
     int64_t step = 0;            // just done
-    double text_loss = 0;        // nats a byte of the documents
-    double answer_loss = 0;      // nats a byte of the answers; 0 when nothing could be asked
-    double answer_accuracy = 0;  // share of answer bytes whose most likely prediction is right
-    double exact = 0;            // share of answers right in every byte, each given the ones before
+    double text_loss = 0;        // nats a token of the lessons
+    double answer_loss = 0;      // nats a token of the answers; 0 when nothing could be asked
+    double answer_accuracy = 0;  // share of answer tokens whose most likely prediction is right
+    double exact = 0;            // share of answers right in every token, each given the ones before
     double write = 0;            // mean theta / theta_max outside facts
     double write_facts = 0;      // and inside them
-    double found = 0;            // share of those answer bytes whose own key is the nearest; 0 without a match_cost
+    double found = 0;            // share of those answer tokens whose own key is the nearest; 0 without a match_cost
     double spread = 0;       // mean square of what two values' characters' keys have in common; 0 without a spread_cost
     double keys_alike = 0;   // mean cosine between keys, summed over blocks; 0 without a key_cost
     double drill_found = 0;  // of a drill's characters whose own key is the nearest; 0 without drills
@@ -68,15 +63,15 @@ class Trainer {
 
   // Starts from the weights of the model in `folder` in place of random ones; it may be smaller (grow.h).
   absl::Status StartFrom(const std::string& folder);
-  // Writes config.json and model.safetensors.
+  // Writes config.json, model.safetensors and the tokenizer's file, if it has one.
   absl::Status ExportModel(const std::string& folder) const;
 
  private:
   struct Row {
-    uint64_t documents = 0;  // begun
-    int64_t begun_at = 0;    // the step at which this document began
-    int64_t cursor = 0;      // tokens of the document already read
-    Document document;
+    uint64_t lessons = 0;  // begun
+    int64_t begun_at = 0;  // the step at which this one began
+    int64_t cursor = 0;    // tokens of it already read
+    Lesson lesson;
   };
   // Rows that are computed together, and their states.
   struct Group {
@@ -89,7 +84,7 @@ class Trainer {
     at::Tensor values;        // [n], where characters of values are, of rows * segment_tokens
     at::Tensor of_fact;       // alike, a number for each fact
     at::Tensor spread;        // alike, what each counts in spread_cost
-    std::vector<bool> fresh;  // whose document begins with it
+    std::vector<bool> fresh;  // whose lesson begins with it
   };
   // A value that was told in the step's segment: `length` queries of a question, from `from` on, look for the keys of
   // as many tokens of the segment, from `to` on.
@@ -110,7 +105,7 @@ class Trainer {
   struct Totals;  // of all groups, by which a group's losses are divided
   struct GroupReport;
 
-  void BeginDocument(int64_t row);
+  void BeginLesson(int64_t row);
   Segments NextSegments(const Group& group);
   std::vector<Questions> AskRows(const Group& group) const;
   GroupReport RunGroup(const Group& group, const Batch& batch, const Totals& totals) const;
@@ -119,7 +114,7 @@ class Trainer {
 
   const ModelConfig config_;
   const Recipe recipe_;
-  const Data data_;
+  const LessonData data_;
   std::map<std::string, at::Tensor> parameters_;
   std::unique_ptr<torch::optim::AdamW> optimizer_;
   std::vector<at::Tensor> weights_;  // the same, in order

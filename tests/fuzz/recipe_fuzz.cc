@@ -16,9 +16,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Require(!recipe->stages.empty() && recipe->steps() >= static_cast<int64_t>(recipe->stages.size()),
           "every stage has steps");
   for (const Stage& stage : recipe->stages) {
-    Require(stage.documents.min_tokens <= stage.documents.max_tokens, "a document has a range of lengths");
-    Require(stage.documents.min_facts <= stage.documents.max_facts, "and of facts");
-    Require(stage.documents.step == recipe->segment_tokens, "a document is whole segments");
+    Require(stage.lessons.documents.min_tokens <= stage.lessons.documents.max_tokens,
+            "a document has a range of lengths");
+    Require(stage.lessons.documents.min_facts <= stage.lessons.documents.max_facts, "and of facts");
+    Require(stage.lessons.documents.step == recipe->segment_tokens, "a document is whole segments");
   }
   const int64_t last = recipe->steps() - 1;
   for (const int64_t step : {int64_t{0}, last / 2, last}) {

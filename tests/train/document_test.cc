@@ -46,8 +46,12 @@ TEST_F(DocumentTest, NumbersAreMadeOfTheDigitsGiven) {
   for (int i = 0; i < 20; ++i) {
     const std::string digits = TwoDigits(random_);
     EXPECT_NE(digits[0], '0');
-    const Document document = Make(
-        {.min_tokens = 512, .max_tokens = 512, .min_facts = 4, .max_facts = 4, .digits = digits, .number_share = 1});
+    const Document document = Make({.min_tokens = 512,
+                                    .max_tokens = 512,
+                                    .min_facts = 4,
+                                    .max_facts = 4,
+                                    .digits = digits,
+                                    .facts = {.number = 1}});
     ASSERT_FALSE(document.facts.empty());
     for (const ToldFact& told : document.facts) {
       EXPECT_EQ(told.fact.value.find_first_not_of(digits), std::string::npos) << told.fact.value;

@@ -29,9 +29,9 @@ class DrillTest : public TrainFolderTest {
 };
 
 TEST_F(DrillTest, AsksForWhatIsTold) {
-  for (const double number_share : {1.0, 0.0}) {
+  for (const double numbers : {1.0, 0.0}) {
     for (int i = 0; i < 10; ++i) {
-      const Drill drill = Make({.number_share = number_share, .word_share = 0.5}, 12);
+      const Drill drill = Make({.facts = {.number = numbers, .word = 0.5}}, 12);
       ASSERT_EQ(drill.told.size(0), 12);
       ASSERT_EQ(drill.asked.size(0), 12);
       EXPECT_EQ(drill.tokens.size(1), 256);
@@ -48,8 +48,8 @@ TEST_F(DrillTest, AsksForWhatIsTold) {
 TEST_F(DrillTest, ScoresTheKeysThatReadingWrites) {
   const ModelConfig config = Config();
   at::manual_seed(3);
-  const Titans titans(config, InitialWeights(config, -3, /*echo=*/true, std::string(kCenteringBytes, 'x')));
-  const Drill drill = Make({.number_share = 0.8, .word_share = 0.2}, 20);
+  const Titans titans(config, InitialWeights(config, -3, /*echo=*/true, std::vector<int32_t>(kCenteringTokens, 'x')));
+  const Drill drill = Make({.facts = {.number = 0.8, .word = 0.2}}, 20);
   const DrillScore score = ScoreDrill(titans, config.memory.conv, drill);
 
   BatchState state = titans.InitialState(drill.tokens.size(0));
@@ -81,8 +81,8 @@ TEST_F(DrillTest, ScoresTheKeysThatReadingWrites) {
 TEST_F(DrillTest, ItsGradientLowersTheLoss) {
   const ModelConfig config = Config();
   at::manual_seed(4);
-  auto weights = InitialWeights(config, -3, /*echo=*/true, std::string(kCenteringBytes, 'x'));
-  const Drill drill = Make({.number_share = 1}, 8);
+  auto weights = InitialWeights(config, -3, /*echo=*/true, std::vector<int32_t>(kCenteringTokens, 'x'));
+  const Drill drill = Make({.facts = {.number = 1}}, 8);
   for (auto& [name, weight] : weights) weight.requires_grad_(true);
   const Tensor before = ScoreDrill(Titans(config, weights), config.memory.conv, drill).loss;
   before.backward();

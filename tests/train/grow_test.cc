@@ -32,7 +32,7 @@ Tensor Logits(const ModelConfig& config, const std::map<std::string, Tensor>& we
 TEST(Grow, TheLargerModelComputesTheSame) {
   const ModelConfig small = SmallConfig();  // swa lmm mag
   at::manual_seed(5);
-  const auto trained = InitialWeights(small, -3, /*echo=*/false, "");
+  const auto trained = InitialWeights(small, -3, /*echo=*/false, {});
   const Tensor tokens = at::randint(small.vocab_size, {3, 40});
   const Tensor expected = Logits(small, trained, tokens);
   ModelConfig large = small;
@@ -41,7 +41,7 @@ TEST(Grow, TheLargerModelComputesTheSame) {
   for (const std::vector<BlockKind>& blocks : std::vector<std::vector<BlockKind>>{
            {kSwa, kLmm, kMag}, {kSwa, kSwa, kLmm, kMag, kMal}, {kMac, kSwa, kLmm, kLmm, kMag, kMag}}) {
     large.blocks = blocks;
-    auto weights = InitialWeights(large, -3, /*echo=*/false, "");
+    auto weights = InitialWeights(large, -3, /*echo=*/false, {});
     ASSERT_OK(GrowWeights(small, Named(small, trained), large, &weights));
     const Tensor grown = Logits(large, weights, tokens);
     EXPECT_LT((grown - expected).abs().max().item<double>(), 1e-5);
@@ -50,9 +50,9 @@ TEST(Grow, TheLargerModelComputesTheSame) {
 
 TEST(Grow, ErrorsNameWhatDiffers) {
   const ModelConfig small = SmallConfig();
-  const auto trained = Named(small, InitialWeights(small, -3, /*echo=*/false, ""));
+  const auto trained = Named(small, InitialWeights(small, -3, /*echo=*/false, {}));
   const auto refused = [&](const ModelConfig& large, const std::string& what) {
-    auto weights = InitialWeights(large, -3, /*echo=*/false, "");
+    auto weights = InitialWeights(large, -3, /*echo=*/false, {});
     EXPECT_THAT(GrowWeights(small, trained, large, &weights),
                 StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(what)));
   };

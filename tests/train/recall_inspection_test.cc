@@ -22,8 +22,7 @@ class RecallInspectionTest : public TrainFolderTest {
                                     .min_facts = 5,
                                     .max_facts = 5,
                                     .split = Split::kHeldOut,
-                                    .number_share = 1,
-                                    .word_share = 0};
+                                    .facts = {.number = 1}};
 };
 
 TEST_F(RecallInspectionTest, CountsEveryCharacterOfEveryFact) {

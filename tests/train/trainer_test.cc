@@ -19,9 +19,9 @@ constexpr char kRecipe[] = R"({
   "weight_decay": 0.01, "clip_norm": 1.0, "gate_bias": -3.0, "echo_init": 1,
   "stages": [
     {"steps": 6, "write_cost": 0.0, "keys_pace": 0.3, "match_cost": 0.1, "drill_facts": 0, "drill_cost": 0.0, "spread_cost": 0.5, "key_cost": 0.0, "min_tokens": 256, "max_tokens": 256, "min_facts": 1, "max_facts": 1,
-     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "number_share": 0.5, "word_share": 0.1, "everyday_share": 0.2, "text_weight": 1.0, "answer_weight": 2.0, "first_weight": 3.0},
+     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "tasks": {"number": 0.5, "word": 0.1, "everyday": 0.2, "uuid": 0.2}, "text_weight": 1.0, "answer_weight": 2.0, "first_weight": 3.0},
     {"steps": 10, "write_cost": 0.1, "keys_pace": 0.3, "match_cost": 0.1, "drill_facts": 6, "drill_cost": 0.02, "spread_cost": 0.5, "key_cost": 0.5, "min_tokens": 256, "max_tokens": 1024, "min_facts": 1, "max_facts": 4,
-     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "number_share": 0.5, "word_share": 0.1, "everyday_share": 0.2, "text_weight": 0.5, "answer_weight": 2.0, "first_weight": 3.0}
+     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "tasks": {"number": 0.5, "word": 0.1, "everyday": 0.2, "uuid": 0.1, "qa1": 0.3}, "text_weight": 0.5, "answer_weight": 2.0, "first_weight": 3.0}
   ]
 })";
 
@@ -41,8 +41,9 @@ class TrainerTest : public testing::Test {
     EXPECT_OK(vocabulary);
     auto english = Haystack::FromFiles({folder_.File("text.txt")});
     EXPECT_OK(english);
-    return std::make_unique<Trainer>(SmallConfig(), *recipe, Trainer::Data{*vocabulary, *english, Haystack::Noise()},
-                                     threads);
+    return std::make_unique<Trainer>(
+        SmallConfig(), *recipe,
+        LessonData{*vocabulary, *english, Haystack::Noise(), *Tokenizer::Create(SmallConfig(), "")}, threads);
   }
   TempFolder folder_;
 };
@@ -130,6 +131,10 @@ TEST(Recipe, ErrorsNameTheKey) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'cols'")));
   EXPECT_THAT(change("\"min_facts\"", "\"few_facts\""),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("stages[0].")));
+  EXPECT_THAT(change("\"uuid\": 0.2", "\"uuid\": -1"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("stages[0].tasks.uuid")));
+  EXPECT_THAT(change("\"uuid\"", "\"qa9\""),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("tasks.qa9' is unknown")));
   EXPECT_THAT(ParseRecipe("[]"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("object")));
 }
 

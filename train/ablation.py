@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Trains every variant of the paper's ablation at one size and budget, evaluates it, and prints a table.
+
+usage: ablation.py run --train=MNEMO_TRAIN --corpus=TRAIN.txt --held_out=HELD_OUT.txt --out=FOLDER
+                       [--variants=lmm,mac,...] [--seeds=1,2,3] [--jobs=2] [--samples=25]
+       ablation.py table RESULTS.jsonl
+
+`run` takes models/ablation/config.json and recipe.json, changes what VARIANTS says, and trains with one thread each,
+`jobs` at a time. What is done is skipped and what was cut off is resumed, so it may be stopped and started again. All
+evaluations are gathered in FOLDER/results.jsonl.
+"""
+import argparse
+import concurrent.futures
+import json
+import os
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+MODELS = os.path.join(HERE, "..", "models", "ablation")
+
+# What each variant changes of the config; keys of "memory" with a dot. Rows of the table, in this order.
+VARIANTS = {
+    "lmm": ("LMM, window blocks between", {}),
+    "mac": ("MAC", {"blocks": ["mac", "mac"]}),
+    "mag": ("MAG", {"blocks": ["mag", "mag"]}),
+    "mal": ("MAL", {"blocks": ["mal", "mal"]}),
+    "lmm_alone": ("LMM, no attention", {"blocks": ["lmm", "lmm", "lmm", "lmm"]}),
+    "window_alone": ("attention, no memory", {"blocks": ["swa", "swa", "swa", "swa"]}),
+    "no_decay": ("LMM without decay", {"memory.decay": False}),
+    "no_momentum": ("LMM without momentum", {"memory.momentum": False}),
+    "no_convolution": ("LMM without convolution", {"memory.conv": 1}),
+    "no_persistent": ("LMM without persistent tokens", {"persistent": 0}),
+    "depth_2": ("LMM, depth 2", {"memory.depth": 2}),
+    "depth_3": ("LMM, depth 3", {"memory.depth": 3}),
+    "deltanet": ("DeltaNet", {"memory.chunk": 1, "memory.momentum": False, "memory.decay": False}),
+    "gated_deltanet": ("Gated DeltaNet", {"memory.chunk": 1, "memory.momentum": False}),
+    "ttt_linear": ("TTT-Linear", {"memory.chunk": 16, "memory.momentum": False, "memory.decay": False}),
+    "ttt_mlp": (
+        "TTT-MLP",
+        {"memory.chunk": 16, "memory.momentum": False, "memory.decay": False, "memory.depth": 2,
+         "memory.residual": True},
+    ),
+    "linear_attention": (
+        "linear attention, 256 tokens at a time",
+        {"memory.chunk": 256, "memory.momentum": False, "memory.decay": False},
+    ),
+}
+
+
+def read_json(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def write_json(path, value):
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+
+
+def changed(config, changes):
+    config = json.loads(json.dumps(config))
+    for key, value in changes.items():
+        *where, last = key.split(".")
+        place = config
+        for part in where:
+            place = place[part]
+        place[last] = value
+    return config
+
+
+def lines_of(path):
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.strip()]
+
+
+def run_one(options, variant, seed):
+    folder = os.path.join(options.out, "%s-%d" % (variant, seed))
+    done = os.path.join(folder, "done")
+    if not os.path.exists(done):
+        os.makedirs(folder, exist_ok=True)
+        paths = {name: os.path.join(folder, "of_%s.json" % name) for name in ("config", "recipe")}
+        write_json(paths["config"], changed(read_json(os.path.join(MODELS, "config.json")), VARIANTS[variant][1]))
+        recipe = read_json(os.path.join(MODELS, "recipe.json"))
+        write_json(paths["recipe"], dict(recipe, seed=seed))
+        command = [
+            options.train, "--config=" + paths["config"], "--recipe=" + paths["recipe"], "--out=" + folder,
+            "--corpus=" + options.corpus, "--held_out=" + options.held_out, "--threads=1", "--save_every=50",
+            "--evaluate_every=0", "--evaluate_samples=%d" % options.samples, "--evaluate_facts=1,4",
+            "--evaluate_tasks=number,passkey,text", "--evaluate_bytes=512,1024,2048,4096,8192,16384",
+        ]
+        if os.path.exists(os.path.join(folder, "checkpoint")):
+            command.append("--resume")
+        environment = dict(os.environ, OPENBLAS_NUM_THREADS="1")
+        with open(os.path.join(folder, "output"), "a", encoding="utf-8") as output:
+            failed = subprocess.call(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        if failed:
+            return "%s, seed %d: failed; see %s/output" % (variant, seed, folder)
+        open(done, "w").close()
+    return None
+
+
+def gather(options):
+    with open(os.path.join(options.out, "results.jsonl"), "w", encoding="utf-8") as out:
+        for variant in VARIANTS:
+            for seed in options.seeds:
+                folder = os.path.join(options.out, "%s-%d" % (variant, seed))
+                if not os.path.exists(os.path.join(folder, "done")):
+                    continue
+                steps = [line for line in lines_of(os.path.join(folder, "train.jsonl")) if "seconds" in line]
+                for line in lines_of(os.path.join(folder, "train.jsonl")):
+                    if "task" in line:
+                        line.update(variant=variant, seed=seed, tokens_per_second=steps[-1]["tokens_per_second"])
+                        out.write(json.dumps(line, sort_keys=True) + "\n")
+
+
+def run(options):
+    os.makedirs(options.out, exist_ok=True)
+    jobs = [(variant, seed) for seed in options.seeds for variant in options.variants]
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        for error in pool.map(lambda job: run_one(options, *job), jobs):
+            if error:
+                print(error, file=sys.stderr)
+    gather(options)
+    table(os.path.join(options.out, "results.jsonl"))
+
+
+def cell(values):
+    if not values:
+        return ""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return "%.0f" % mean
+    return "%.0f (%.0f to %.0f)" % (mean, min(values), max(values))
+
+
+def table(path):
+    rows = lines_of(path)
+    sizes = sorted({row["bytes"] for row in rows if row["task"] == "number"})
+    heads = ["variant", "seeds"] + ["number, %s" % size for size in sizes] + ["4 numbers, 4096", "passkey, 16384",
+                                                                             "perplexity a byte"]
+    print("| " + " | ".join(heads) + " |")
+    print("|" + " --- |" * len(heads))
+    for variant, (title, _) in VARIANTS.items():
+        mine = [row for row in rows if row["variant"] == variant]
+        if not mine:
+            continue
+
+        def exact(task, size, facts):
+            return cell([row["exact_percent"] for row in mine
+                         if row["task"] == task and row["bytes"] == size and row["facts"] == facts])
+
+        seeds = len({row["seed"] for row in mine})
+        losses = [2.718281828459045 ** row["nats_a_byte"] for row in mine
+                  if row["task"] == "text" and row["bytes"] == 4096]
+        cells = [title, "%d" % seeds] + [exact("number", size, 1) for size in sizes]
+        cells += [exact("number", 4096, 4), exact("passkey", 16384, 1)]
+        cells.append("%.2f" % (sum(losses) / len(losses)) if losses else "")
+        print("| " + " | ".join(cells) + " |")
+
+
+def main():
+    if len(sys.argv) == 3 and sys.argv[1] == "table":
+        table(sys.argv[2])
+        return
+    if len(sys.argv) < 2 or sys.argv[1] != "run":
+        sys.exit(__doc__.strip())
+    parser = argparse.ArgumentParser()
+    for name in ("train", "corpus", "held_out", "out"):
+        parser.add_argument("--" + name, required=True)
+    parser.add_argument("--variants", type=lambda text: text.split(","), default=list(VARIANTS))
+    parser.add_argument("--seeds", type=lambda text: [int(word) for word in text.split(",")], default=[1])
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=25)
+    options = parser.parse_args(sys.argv[2:])
+    unknown = [variant for variant in options.variants if variant not in VARIANTS]
+    if unknown:
+        sys.exit("ablation.py: there is no variant '%s'; there are %s" % (unknown[0], ", ".join(VARIANTS)))
+    run(options)
+
+
+if __name__ == "__main__":
+    main()
