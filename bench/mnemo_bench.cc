@@ -2,9 +2,13 @@
 //
 //   mnemo-bench recall --haystack=held_out.txt     how often a needle is found, by kind, haystack and size
 //   mnemo-bench capacity --haystack=held_out.txt   how many facts one state holds
+//   mnemo-bench babilong --haystack=held_out.txt   stories of the bAbI world, by task and size
 //   mnemo-bench facts --samples=20                 facts that no model of ours was trained on, a JSON line each
+//   mnemo-bench stories --samples=20               stories as babilong has them, a JSON line each
 #include <cerrno>
 #include <cstdio>
+#include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -14,17 +18,23 @@
 #include "absl/flags/usage.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "bench/recall_bench.h"
 #include "core/base/status_macros.h"
 
 ABSL_FLAG(std::string, server, "127.0.0.1:50051", "the server's HOST:PORT");
-ABSL_FLAG(std::vector<std::string>, tasks, std::vector<std::string>({"number", "passkey", "uuid", "word"}),
-          "number, word, uuid, everyday, untaught: such facts in English; passkey: a number in noise");
+ABSL_FLAG(
+    std::vector<std::string>, tasks, std::vector<std::string>({"number", "passkey", "uuid", "word"}),
+    "recall, capacity: number, word, uuid, everyday, untaught: such facts in English; passkey: a number in noise");
+ABSL_FLAG(std::vector<std::string>, stories, std::vector<std::string>({"qa1", "qa2", "qa3", "qa4", "qa5"}),
+          "babilong: tasks");
+ABSL_FLAG(std::vector<std::string>, tokens, std::vector<std::string>({"0", "1024", "4096", "16384"}),
+          "babilong: sizes in the model's tokens, story included; 0: the story alone");
 ABSL_FLAG(std::vector<std::string>, bytes, std::vector<std::string>({"2048", "4096", "8192", "16384"}),
           "recall: haystack sizes");
 ABSL_FLAG(int, facts, 1, "recall: needles a haystack");
 ABSL_FLAG(int, asked, 0, "recall: of them asked for, drawn at random; 0: each");
-ABSL_FLAG(int, samples, 100, "recall: haystacks a cell; facts: how many");
+ABSL_FLAG(int, samples, 100, "recall, babilong: haystacks a cell; facts: how many");
 ABSL_FLAG(int64_t, capacity_bytes, 65536, "capacity: the haystacks' size");
 ABSL_FLAG(int, max_facts, 512, "capacity: the most facts in a haystack");
 ABSL_FLAG(int, questions, 128, "capacity: questions for each number of facts");
@@ -38,13 +48,77 @@ ABSL_FLAG(std::string, json, "", "a file that also gets a JSON object a line");
 namespace mnemosyne {
 namespace {
 
-absl::Status Measure(const std::string& what) {
+absl::StatusOr<std::vector<RecallTask>> Tasks(const char* flag, const std::vector<std::string>& names, bool stories) {
+  std::vector<RecallTask> tasks;
+  for (const std::string& name : names) {
+    ASSIGN_OR_RETURN(const RecallTask task, FindRecallTask(name));
+    if ((task.story > 0) != stories) {
+      return absl::InvalidArgumentError(absl::StrCat("--", flag, ": '", name, "' is none of these tasks"));
+    }
+    tasks.push_back(task);
+  }
+  return tasks;
+}
+
+absl::StatusOr<std::vector<int64_t>> Sizes(const char* flag, const std::vector<std::string>& words, int64_t least) {
+  std::vector<int64_t> sizes;
+  for (const std::string& word : words) {
+    if (!absl::SimpleAtoi(word, &sizes.emplace_back()) || sizes.back() < least) {
+      return absl::InvalidArgumentError(absl::StrCat("--", flag, ": '", word, "' is not a number of at least ", least));
+    }
+  }
+  return sizes;
+}
+
+RecallCell CellFromFlags() {
+  return {.facts = std::max(1, absl::GetFlag(FLAGS_facts)),
+          .asked = absl::GetFlag(FLAGS_asked),
+          .samples = std::max(1, absl::GetFlag(FLAGS_samples)),
+          .seed = absl::GetFlag(FLAGS_seed)};
+}
+
+absl::Status Recall(RecallBench* bench) {
+  ASSIGN_OR_RETURN(const std::vector<RecallTask> tasks, Tasks("tasks", absl::GetFlag(FLAGS_tasks), false));
+  ASSIGN_OR_RETURN(const std::vector<int64_t> sizes, Sizes("bytes", absl::GetFlag(FLAGS_bytes), 256));
+  RecallCell cell = CellFromFlags();
+  for (const RecallTask& task : tasks) {
+    cell.task = task;
+    for (const int64_t bytes : sizes) {
+      cell.bytes = bytes;
+      RETURN_IF_ERROR(bench->RunCell(cell));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Capacity(RecallBench* bench) {
+  ASSIGN_OR_RETURN(const std::vector<RecallTask> tasks, Tasks("tasks", absl::GetFlag(FLAGS_tasks), false));
+  for (const RecallTask& task : tasks) {
+    RETURN_IF_ERROR(bench->RunCapacity(task, absl::GetFlag(FLAGS_capacity_bytes), absl::GetFlag(FLAGS_max_facts),
+                                       absl::GetFlag(FLAGS_questions), absl::GetFlag(FLAGS_seed)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Babilong(RecallBench* bench) {
+  ASSIGN_OR_RETURN(const std::vector<RecallTask> stories, Tasks("stories", absl::GetFlag(FLAGS_stories), true));
+  ASSIGN_OR_RETURN(const std::vector<int64_t> sizes, Sizes("tokens", absl::GetFlag(FLAGS_tokens), 0));
+  ASSIGN_OR_RETURN(const double bytes_a_token, bench->BytesAToken());
+  RecallCell cell = CellFromFlags();
+  for (const RecallTask& story : stories) {
+    cell.task = story;
+    for (const int64_t tokens : sizes) {
+      cell.bytes = static_cast<int64_t>(static_cast<double>(tokens) * bytes_a_token);
+      RETURN_IF_ERROR(bench->RunCell(cell));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// With a running server.
+absl::Status Measure(absl::Status (*measure)(RecallBench*)) {
   ASSIGN_OR_RETURN(const Vocabulary vocabulary, Vocabulary::Load(absl::GetFlag(FLAGS_words)));
   ASSIGN_OR_RETURN(const Haystack english, Haystack::FromFiles(absl::GetFlag(FLAGS_haystack)));
-  std::vector<RecallTask> tasks;
-  for (const std::string& name : absl::GetFlag(FLAGS_tasks)) {
-    ASSIGN_OR_RETURN(tasks.emplace_back(), FindRecallTask(name));
-  }
   ASSIGN_OR_RETURN(const auto client, client::Client::Connect(absl::GetFlag(FLAGS_server), {}));
   RecallBench::Options options = {.model = absl::GetFlag(FLAGS_model), .parallel = absl::GetFlag(FLAGS_parallel)};
   const std::string json = absl::GetFlag(FLAGS_json);
@@ -54,25 +128,7 @@ absl::Status Measure(const std::string& what) {
     if (options.json != nullptr) std::fclose(options.json);
   };
   RecallBench bench(options, client.get(), &vocabulary, &english);
-  for (const RecallTask& task : tasks) {
-    if (what == "capacity") {
-      RETURN_IF_ERROR(bench.RunCapacity(task, absl::GetFlag(FLAGS_capacity_bytes), absl::GetFlag(FLAGS_max_facts),
-                                        absl::GetFlag(FLAGS_questions), absl::GetFlag(FLAGS_seed)));
-      continue;
-    }
-    RecallCell cell = {.task = task,
-                       .facts = std::max(1, absl::GetFlag(FLAGS_facts)),
-                       .asked = absl::GetFlag(FLAGS_asked),
-                       .samples = absl::GetFlag(FLAGS_samples),
-                       .seed = absl::GetFlag(FLAGS_seed)};
-    for (const std::string& bytes : absl::GetFlag(FLAGS_bytes)) {
-      if (!absl::SimpleAtoi(bytes, &cell.bytes) || cell.bytes < 256) {
-        return absl::InvalidArgumentError(absl::StrCat("--bytes: '", bytes, "' is not a number of at least 256"));
-      }
-      RETURN_IF_ERROR(bench.RunCell(cell));
-    }
-  }
-  return absl::OkStatus();
+  return measure(&bench);
 }
 
 // Numbers, told in all the wordings that models/recall was trained on and asked for in all but RULER's long one; needs
@@ -90,19 +146,43 @@ absl::Status Facts() {
   return absl::OkStatus();
 }
 
+// Stories of the tasks in turn; needs no server.
+absl::Status Stories() {
+  ASSIGN_OR_RETURN(const std::vector<RecallTask> tasks, Tasks("stories", absl::GetFlag(FLAGS_stories), true));
+  Random random(absl::GetFlag(FLAGS_seed));
+  for (int i = 0; i < absl::GetFlag(FLAGS_samples); ++i) {
+    const RecallTask& task = tasks[static_cast<size_t>(i) % tasks.size()];
+    const BabiStory story = MakeBabiStory(task.story, random);
+    const BabiStory::Question& question = story.questions.back();
+    const nlohmann::json line = {{"task", task.name},
+                                 {"story", absl::StrJoin(story.statements, " ")},
+                                 {"question", question.text},
+                                 {"answer", question.answer}};
+    std::printf("%s\n", line.dump().c_str());
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 }  // namespace mnemosyne
 
 int main(int argc, char** argv) {
   absl::SetProgramUsageMessage(
-      "mnemo-bench recall|capacity|facts [flags]: measures a running server; see docs/recall.md");
+      "mnemo-bench recall|capacity|babilong|facts|stories [flags]: measures a running server; see docs/recall.md");
   const std::vector<char*> words = absl::ParseCommandLine(argc, argv);
   const std::string what = words.size() == 2 ? words[1] : "";
-  if (what != "recall" && what != "capacity" && what != "facts") {
-    std::fprintf(stderr, "mnemo-bench: say what to do: recall, capacity or facts\n");
+  const std::map<std::string, std::function<absl::Status()>> commands = {
+      {"recall", [] { return mnemosyne::Measure(mnemosyne::Recall); }},
+      {"capacity", [] { return mnemosyne::Measure(mnemosyne::Capacity); }},
+      {"babilong", [] { return mnemosyne::Measure(mnemosyne::Babilong); }},
+      {"facts", mnemosyne::Facts},
+      {"stories", mnemosyne::Stories}};
+  const auto command = commands.find(what);
+  if (command == commands.end()) {
+    std::fprintf(stderr, "mnemo-bench: say what to do: recall, capacity, babilong, facts or stories\n");
     return 2;
   }
-  const absl::Status status = what == "facts" ? mnemosyne::Facts() : mnemosyne::Measure(what);
+  const absl::Status status = command->second();
   if (status.ok()) return 0;
   std::fprintf(stderr, "mnemo-bench: %s\n", std::string(status.message()).c_str());
   return 1;

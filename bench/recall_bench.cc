@@ -12,10 +12,12 @@ namespace mnemosyne {
 
 using Json = nlohmann::json;
 
-absl::StatusOr<std::vector<std::string>> RecallBench::Ask(const std::string& session, const RecallSample& sample) {
+absl::StatusOr<std::vector<std::string>> RecallBench::Ask(const std::string& session, const RecallSample& sample,
+                                                          int64_t* tokens) {
   ASSIGN_OR_RETURN(const auto writer, client_->OpenStream(session, {.model = options_.model}));
   RETURN_IF_ERROR(writer->Append(sample.text));
   RETURN_IF_ERROR(writer->Close());
+  *tokens += writer->progress().watermarks.accepted;
   client::QueryOptions options;
   options.max_tokens = 64;
   std::vector<std::string> answers;
@@ -36,6 +38,7 @@ absl::StatusOr<RecallBench::Measured> RecallBench::Measure(const RecallCell& cel
   }
   const int parallel = std::max(1, options_.parallel);
   std::vector<RecallScore> scores(parallel);
+  std::vector<int64_t> tokens(parallel);
   std::vector<absl::Status> statuses(parallel);
   std::vector<std::thread> threads;
   const absl::Time begin = absl::Now();
@@ -45,7 +48,7 @@ absl::StatusOr<RecallBench::Measured> RecallBench::Measure(const RecallCell& cel
         const RecallSample sample = MakeRecallSample(cell, i, *vocabulary_, *english_);
         const std::string session =
             absl::StrCat("recall-", cell.task.name, "-", cell.bytes, "-", cell.facts, "-", cell.seed, "-", i);
-        const absl::StatusOr<std::vector<std::string>> answers = Ask(session, sample);
+        const absl::StatusOr<std::vector<std::string>> answers = Ask(session, sample, &tokens[t]);
         statuses[t] = answers.status();
         if (answers.ok()) scores[t].Add(sample, *answers);
       }
@@ -56,22 +59,35 @@ absl::StatusOr<RecallBench::Measured> RecallBench::Measure(const RecallCell& cel
   for (int t = 0; t < parallel; ++t) {
     RETURN_IF_ERROR(statuses[t]);
     measured.score.Add(scores[t]);
+    measured.tokens += tokens[t];
   }
   measured.seconds = absl::ToDoubleSeconds(absl::Now() - begin);
   return measured;
 }
 
+absl::StatusOr<double> RecallBench::BytesAToken() {
+  constexpr int64_t kBytes = 1 << 16;
+  Random random(1);
+  int64_t tokens = 0;
+  RETURN_IF_ERROR(Ask("recall-bytes-a-token", {.text = english_->Draw(kBytes, random)}, &tokens).status());
+  if (tokens == 0) return absl::InternalError("the server read no token of the haystack");
+  return static_cast<double>(kBytes) / static_cast<double>(tokens);
+}
+
 absl::Status RecallBench::RunCell(const RecallCell& cell) {
   ASSIGN_OR_RETURN(const Measured measured, Measure(cell));
   const RecallTask& task = cell.task;
-  std::printf("%-8s %8lld bytes  %3lld facts  %5lld questions  exact %5.1f%%  characters %5.1f%%  %6.1f s\n",
-              task.name.c_str(), static_cast<long long>(cell.bytes), static_cast<long long>(cell.facts),
-              static_cast<long long>(measured.score.questions), measured.exact(), measured.characters(),
-              measured.seconds);
+  const int64_t tokens = measured.tokens / cell.samples;
+  std::printf(
+      "%-8s %8lld bytes  %8lld tokens  %3lld facts  %5lld questions  exact %5.1f%%  characters %5.1f%%  %6.1f s\n",
+      task.name.c_str(), static_cast<long long>(cell.bytes), static_cast<long long>(tokens),
+      static_cast<long long>(cell.facts), static_cast<long long>(measured.score.questions), measured.exact(),
+      measured.characters(), measured.seconds);
   std::fflush(stdout);
   if (options_.json == nullptr) return absl::OkStatus();
   const Json line = {{"task", task.name},
                      {"bytes", cell.bytes},
+                     {"tokens", tokens},
                      {"facts", cell.facts},
                      {"seed", cell.seed},
                      {"questions", measured.score.questions},

@@ -25,21 +25,24 @@ class RecallBench {
   RecallBench(const Options& options, client::Client* client, const Vocabulary* vocabulary, const Haystack* english)
       : options_(options), client_(client), vocabulary_(vocabulary), english_(english) {}
 
-  // INVALID_ARGUMENT: the facts do not fit.
+  // INVALID_ARGUMENT: the facts do not fit. A story's haystack of 0 bytes is the story alone.
   absl::Status RunCell(const RecallCell& cell);
   // Facts 1, 2, 4 ... up to `max_facts` in haystacks of `bytes` bytes, at least `questions` questions each.
   absl::Status RunCapacity(const RecallTask& task, int64_t bytes, int64_t max_facts, int64_t questions, uint64_t seed);
+  // How long text is in the model's tokens, of the haystack.
+  absl::StatusOr<double> BytesAToken();
 
  private:
   struct Measured {
     RecallScore score;
+    int64_t tokens = 0;  // read in all
     double seconds = 0;
     double exact() const { return 100.0 * score.right / score.questions; }
     double characters() const { return 100.0 * score.characters_right / score.characters; }
   };
   absl::StatusOr<Measured> Measure(const RecallCell& cell);
   // Streams the sample's text to a session of its own, asks, and removes the session.
-  absl::StatusOr<std::vector<std::string>> Ask(const std::string& session, const RecallSample& sample);
+  absl::StatusOr<std::vector<std::string>> Ask(const std::string& session, const RecallSample& sample, int64_t* tokens);
 
   const Options options_;
   client::Client* const client_;

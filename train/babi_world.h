@@ -1,15 +1,15 @@
 // A small world in the manner of the bAbI tasks (arXiv 1502.05698): persons walk between rooms, take, drop and give
 // things, and are told about in short sentences. Tasks qa1 to qa5 are those that BABILong scatters in text (arXiv
-// 2406.10149). Written anew from the papers' description and published examples: the sentences, names and questions
-// are those of bAbI, the frequencies are ours.
+// 2406.10149). Written anew: the sentences, names and rules are those that the published stories show.
 //
 //   1  where is a person                           one statement says it
-//   2  where is a thing                            who has it, and where that person is
-//   3  where was a thing before it came to a room  the journeys of whoever had it
+//   2  where is a thing                            who has or dropped it, and where that person was
+//   3  where was a thing before it came to a room  the journey of whoever had it
 //   4  what is north of a room                     one of two statements, perhaps turned around
 //   5  who gave what to whom
 //
-// No statement is ambiguous and every question has one answer, a word.
+// A question has one answer, a word, which follows from the statements before it. As in bAbI it is about something that
+// one of the last five statements touched, and a story has an even number of statements.
 #pragma once
 
 #include <cstdint>

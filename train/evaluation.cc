@@ -1,6 +1,8 @@
 #include "train/evaluation.h"
 
+#include "absl/strings/ascii.h"
 #include "core/base/status_macros.h"
+#include "core/base/utf8.h"
 #include "core/model/model.h"
 #include "train/loaded_titans.h"
 #include "train/recall_evaluation.h"
@@ -27,7 +29,14 @@ absl::Status EvaluateText(const std::string& folder, const EvaluationPlan& plan,
 absl::StatusOr<double> Evaluate(const std::string& folder, const EvaluationPlan& plan, const Vocabulary& vocabulary,
                                 const Haystack& english, const std::function<void(Json)>& done) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, Model::Load(folder, {}));
-  const auto reader = [&](const RecallSample& sample) { return ReadAndAnswer(*model, sample); };
+  const auto reader = [&](const RecallSample& sample) {
+    const absl::StatusOr<std::vector<std::string>> answers = ReadAndAnswer(*model, sample);
+    for (size_t i = 0; plan.show_wrong && answers.ok() && i < answers->size(); ++i) {
+      if (absl::StripAsciiWhitespace((*answers)[i]) == sample.answers[i]) continue;
+      done({{"question", sample.questions[i]}, {"answer", sample.answers[i]}, {"given", ToValidUtf8((*answers)[i])}});
+    }
+    return answers;
+  };
   double shares = 0;
   int64_t cells = 0;
   for (const std::string& name : plan.tasks) {

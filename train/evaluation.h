@@ -18,6 +18,7 @@ struct EvaluationPlan {
   std::vector<int64_t> facts;      // a haystack, each asked for
   int64_t samples = 20;            // a cell
   uint64_t seed = 1;
+  bool show_wrong = false;  // also a line for each wrong answer
 };
 
 // Gives `done` a line for each task, size and number of facts, as it is measured. Returns the mean share of right

@@ -27,7 +27,8 @@ struct Exercise {
 
 struct Lesson {
   std::vector<int32_t> tokens;
-  std::vector<Told> told;  // in the order of their ends
+  std::vector<int64_t> answers;  // which of them answer a question that comes before them in the lesson itself
+  std::vector<Told> told;        // in the order of their ends
   // A question that can be answered from the first `read` tokens; half of the time about what their last `recent` tell,
   // when they tell anything. nullopt: there is nothing to ask.
   std::function<std::optional<Exercise>(int64_t read, int64_t recent, Random& random)> ask;

@@ -59,13 +59,33 @@ std::vector<std::vector<int32_t>> Sentences(const LessonData& data, int64_t coun
   return sentences;
 }
 
-Lesson StoryLesson(int task, const DocumentOptions& options, const LessonData& data, Random& random) {
+// Those that can be asked just after the first `after` statements.
+std::vector<const BabiStory::Question*> Open(const std::vector<BabiStory::Question>& questions, size_t after) {
+  std::vector<const BabiStory::Question*> open;
+  for (const BabiStory::Question& question : questions) {
+    if (question.after == after) open.push_back(&question);
+  }
+  return open;
+}
+
+Lesson StoryLesson(int task, const LessonOptions& of_lesson, const LessonData& data, Random& random) {
+  const DocumentOptions& options = of_lesson.documents;
   BabiStory story = MakeBabiStory(task, random);
-  std::vector<std::vector<int32_t>> statements;
+  struct Statement {
+    std::vector<int32_t> tokens, question, answer;  // the last two: that follow it in the text, or nothing
+  };
+  std::vector<Statement> statements;
   int64_t used = 0;
-  for (const std::string& statement : story.statements) {
-    statements.push_back(TokensOf(*data.tokenizer, absl::StrCat(" ", statement)));
-    used += static_cast<int64_t>(statements.back().size());
+  for (const std::string& text : story.statements) {
+    Statement& statement = statements.emplace_back();
+    statement.tokens = TokensOf(*data.tokenizer, absl::StrCat(" ", text));
+    const std::vector<const BabiStory::Question*> open = Open(story.questions, statements.size());
+    if (!open.empty() && Unit(random) < of_lesson.inline_questions) {
+      const BabiStory::Question& question = *open[random() % open.size()];
+      statement.question = TokensOf(*data.tokenizer, absl::StrCat(" ", question.text));
+      statement.answer = TokensOf(*data.tokenizer, absl::StrCat(" ", question.answer));
+    }
+    used += static_cast<int64_t>(statement.tokens.size() + statement.question.size() + statement.answer.size());
   }
   const int64_t wanted = DrawLength(options, random);
   const int64_t size = std::max(wanted, (used + options.step - 1) / options.step * options.step);
@@ -84,8 +104,13 @@ Lesson StoryLesson(int task, const DocumentOptions& options, const LessonData& d
   for (size_t s = 0; s <= text.size(); ++s) {
     for (; told < places.size() && places[told] == s; ++told) {
       const auto begin = static_cast<int64_t>(lesson.tokens.size());
-      add(statements[told]);
+      add(statements[told].tokens);
       lesson.told.push_back({.begin = begin, .end = static_cast<int64_t>(lesson.tokens.size())});
+      add(statements[told].question);
+      for (const int32_t token : statements[told].answer) {
+        lesson.answers.push_back(static_cast<int64_t>(lesson.tokens.size()));
+        lesson.tokens.push_back(token);
+      }
     }
     if (s < text.size()) add(text[s]);
   }
@@ -100,10 +125,7 @@ Lesson StoryLesson(int task, const DocumentOptions& options, const LessonData& d
     }
     const auto count =
         static_cast<size_t>(std::count_if(told.begin(), told.end(), [&](const Told& one) { return one.end <= at; }));
-    std::vector<const BabiStory::Question*> open;
-    for (const BabiStory::Question& question : questions) {
-      if (question.after == count) open.push_back(&question);
-    }
+    const std::vector<const BabiStory::Question*> open = Open(questions, count);
     if (open.empty()) return std::nullopt;
     const BabiStory::Question& question = *open[random() % open.size()];
     Exercise exercise;
@@ -157,7 +179,7 @@ Lesson MakeLesson(const LessonOptions& options, const LessonData& data, Random& 
   if (pick < 0) return RecallLesson(options.documents, data, random);
   size_t task = 0;
   while (task + 1 < options.babi.size() && pick >= options.babi[task]) pick -= options.babi[task++];
-  return StoryLesson(static_cast<int>(task) + 1, options.documents, data, random);
+  return StoryLesson(static_cast<int>(task) + 1, options, data, random);
 }
 
 }  // namespace mnemosyne

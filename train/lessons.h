@@ -21,6 +21,7 @@ struct LessonOptions {
   // Lengths and the haystack are also those of stories; the weights of facts and of stories are against each other.
   DocumentOptions documents;
   std::array<double, kBabiTasks> babi{};  // how often a lesson is a story of qa1, qa2 ...
+  double inline_questions = 0;            // statements of stories that are followed by a question and its answer
 };
 
 struct LessonData {

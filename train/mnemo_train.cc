@@ -45,6 +45,7 @@ ABSL_FLAG(std::vector<std::string>, evaluate_tasks, std::vector<std::string>({"n
           "number, word, uuid, everyday, untaught: such facts in English; passkey: a number in noise; qa1 to qa5: "
           "stories; text: nats a byte");
 ABSL_FLAG(std::vector<std::string>, evaluate_bytes, std::vector<std::string>({"2048", "16384"}), "haystack sizes");
+ABSL_FLAG(bool, evaluate_show_wrong, false, "also print every wrong answer");
 
 ABSL_FLAG(std::string, evaluate, "", "train nothing: evaluate the model in this folder");
 ABSL_FLAG(std::string, inspect, "", "train nothing: print what limits the recall of the model in this folder");
@@ -93,7 +94,8 @@ absl::StatusOr<std::vector<int64_t>> Numbers(const char* flag, const std::vector
 
 absl::StatusOr<EvaluationPlan> PlanFromFlags() {
   EvaluationPlan plan = {.tasks = absl::GetFlag(FLAGS_evaluate_tasks),
-                         .samples = absl::GetFlag(FLAGS_evaluate_samples)};
+                         .samples = absl::GetFlag(FLAGS_evaluate_samples),
+                         .show_wrong = absl::GetFlag(FLAGS_evaluate_show_wrong)};
   ASSIGN_OR_RETURN(plan.bytes, Numbers("evaluate_bytes", absl::GetFlag(FLAGS_evaluate_bytes)));
   ASSIGN_OR_RETURN(plan.facts, Numbers("evaluate_facts", absl::GetFlag(FLAGS_evaluate_facts)));
   return plan;
@@ -137,10 +139,11 @@ absl::Status Train() {
   Trainer trainer(config, recipe, std::move(data), std::max(1, absl::GetFlag(FLAGS_threads)));
   if (absl::GetFlag(FLAGS_resume)) RETURN_IF_ERROR(trainer.LoadCheckpoint(checkpoint));
   if (const std::string init = absl::GetFlag(FLAGS_init); !init.empty()) RETURN_IF_ERROR(trainer.StartFrom(init));
-  SideEvaluation evaluation(out, plan, &vocabulary, &held_out, log.get());
+  SideEvaluation evaluation(out, absl::GetFlag(FLAGS_resume), plan, &vocabulary, &held_out, log.get());
 
   const auto begin = std::chrono::steady_clock::now();
-  const int64_t first = trainer.step(), tokens_a_step = recipe.rows * recipe.segment_tokens;
+  const int64_t first = trainer.step();
+  int64_t tokens = 0;
   SmoothedReport smoothed;
   const int64_t stop_after = absl::GetFlag(FLAGS_stop_after), patience = absl::GetFlag(FLAGS_patience),
                 evaluate_every = absl::GetFlag(FLAGS_evaluate_every),
@@ -148,17 +151,18 @@ absl::Status Train() {
   for (bool is_last = trainer.step() >= last; !is_last;) {
     const Trainer::StepReport report = trainer.Step();
     smoothed.Add(report);
+    tokens += report.tokens;
     is_last = report.step == last || (patience > 0 && evaluation.no_better() >= patience);
     if (report.step % absl::GetFlag(FLAGS_log_every) == 0) {
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-      const double rate = static_cast<double>((report.step - first) * tokens_a_step) / seconds;
       Json line = smoothed.json();
       line["step"] = report.step;
       line["seconds"] = seconds;
-      line["tokens_per_second"] = rate;
-      const double minutes = static_cast<double>((last - report.step) * tokens_a_step) / rate / 60;
+      line["tokens_per_second"] = static_cast<double>(tokens) / seconds;
+      const double minutes =
+          seconds / static_cast<double>(report.step - first) * static_cast<double>(last - report.step) / 60;
       log->Write(line, absl::StrFormat("step %d/%d  %s  %.0f tokens/s  %.0f min left", report.step, last,
-                                       smoothed.ForTheEye(), rate, minutes));
+                                       smoothed.ForTheEye(), static_cast<double>(tokens) / seconds, minutes));
     }
     if (is_last || report.step % absl::GetFlag(FLAGS_save_every) == 0) {
       RETURN_IF_ERROR(trainer.SaveCheckpoint(checkpoint));

@@ -6,6 +6,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -78,21 +79,26 @@ bool IsName(absl::string_view word) {
          std::all_of(word.begin() + 1, word.end(), [](char c) { return absl::ascii_islower(c); });
 }
 
-// Names of WordNet's persons and places, from its synsets: "offset file n count name id ... @i ...".
+// Names of WordNet's persons and places, from its synsets: "offset file n count", in hex, then so many "name id", and
+// among the pointers "@i", of an instance.
 absl::Status ReadNames(const std::string& path, std::vector<std::string> (&first_names)[2],
                        std::vector<std::string> (&last_names)[2], std::vector<std::string> (&places)[2]) {
   ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
   std::set<absl::string_view> first, last, place;
   for (const absl::string_view line : absl::StrSplit(text, '\n')) {
-    const std::vector<absl::string_view> fields = absl::StrSplit(line, absl::MaxSplits(' ', 5));
-    if (fields.size() < 6 || !absl::StrContains(fields[5], "@i ")) continue;
-    const std::vector<absl::string_view> parts = absl::StrSplit(fields[4], '_');
-    if (!std::all_of(parts.begin(), parts.end(), IsName)) continue;
-    if (fields[1] == "18" && parts.size() >= 2) {
-      first.insert(parts.front());
-      last.insert(parts.back());
-    } else if (fields[1] == "15" && parts.size() == 1) {
-      place.insert(parts[0]);
+    if (!absl::StrContains(line, " @i ")) continue;
+    const std::vector<absl::string_view> fields = absl::StrSplit(line, ' ');
+    uint32_t names = 0;
+    if (fields.size() < 4 || !absl::SimpleHexAtoi(fields[3], &names)) continue;
+    for (size_t i = 4; i < std::min<size_t>(4 + 2 * size_t{names}, fields.size()); i += 2) {
+      const std::vector<absl::string_view> parts = absl::StrSplit(fields[i], '_');
+      if (!std::all_of(parts.begin(), parts.end(), IsName)) continue;
+      if (fields[1] == "18" && parts.size() >= 2) {
+        first.insert(parts.front());
+        last.insert(parts.back());
+      } else if (fields[1] == "15" && parts.size() == 1) {
+        place.insert(parts[0]);
+      }
     }
   }
   const auto deal = [](const std::set<absl::string_view>& names, std::vector<std::string>(&out)[2]) {

@@ -4,15 +4,23 @@
 #include <filesystem>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/file.h"
 #include "core/base/status_macros.h"
 #include "core/model/model.h"
 
 namespace mnemosyne {
 
-SideEvaluation::SideEvaluation(std::string folder, EvaluationPlan plan, const Vocabulary* vocabulary,
+SideEvaluation::SideEvaluation(std::string folder, bool resumes, EvaluationPlan plan, const Vocabulary* vocabulary,
                                const Haystack* english, TrainingLog* log)
-    : folder_(std::move(folder)), plan_(std::move(plan)), vocabulary_(vocabulary), english_(english), log_(log) {}
+    : folder_(std::move(folder)), plan_(std::move(plan)), vocabulary_(vocabulary), english_(english), log_(log) {
+  std::error_code ignored;
+  if (!resumes) std::filesystem::remove_all(folder_ + "/best", ignored);
+  const absl::StatusOr<std::string> share = ReadFile(folder_ + "/best/share");
+  if (share.ok() && !absl::SimpleAtod(absl::StripAsciiWhitespace(*share), &best_)) best_ = -1;
+}
 
 SideEvaluation::~SideEvaluation() {
   if (thread_.joinable()) thread_.join();
@@ -47,6 +55,7 @@ absl::Status SideEvaluation::Run(int64_t step) {
   }
   best_ = share;
   no_better_ = 0;
+  RETURN_IF_ERROR(WriteFileAtomically(folder_ + "/evaluated/share", absl::StrCat(share, "\n")));
   std::error_code error;
   std::filesystem::remove_all(folder_ + "/best", error);
   std::filesystem::rename(folder_ + "/evaluated", folder_ + "/best", error);

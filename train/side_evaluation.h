@@ -13,13 +13,14 @@
 
 namespace mnemosyne {
 
-// Of all evaluations the best one's model, by the mean share of right answers, is kept in `folder`/best.
-// Thread-compatible.
+// Of all evaluations the best one's model, by the mean share of right answers, is kept in `folder`/best, with that
+// share in a file of its own, so that a resumed run knows it. Thread-compatible.
 class SideEvaluation {
  public:
   // vocabulary, english, log: not owned.
-  SideEvaluation(std::string folder, EvaluationPlan plan, const Vocabulary* vocabulary, const Haystack* english,
-                 TrainingLog* log);
+  // `resumes`: goes on from what `folder`/best says; else that is removed.
+  SideEvaluation(std::string folder, bool resumes, EvaluationPlan plan, const Vocabulary* vocabulary,
+                 const Haystack* english, TrainingLog* log);
   ~SideEvaluation();  // waits
 
   // Waits for the evaluation before, if there is one, and returns its error, if it had one.

@@ -102,10 +102,11 @@ void RunOnThreads(int threads, size_t count, const std::function<void(size_t)>& 
 }  // namespace
 
 struct Trainer::Totals {
-  double rows = 0, outside = 0, answer_bytes = 0, answer_weights = 0, matches = 0, values = 0;
+  double rows = 0, inline_answers = 0, outside = 0, answer_bytes = 0, answer_weights = 0, matches = 0, values = 0;
 };
 
 struct Trainer::GroupReport {
+  int64_t tokens = 0;
   std::vector<Tensor> gradients;  // undefined where a weight had no part
   BatchState state;
   // Sums, not means.
@@ -195,7 +196,7 @@ Trainer::Segments Trainer::NextSegments(const Group& group) {
   std::vector<int64_t> ids, values, of_fact;
   std::vector<float> spread;
   int64_t facts = 0;
-  std::vector<float> outside(rows * tokens, 1.0f);
+  std::vector<float> outside(rows * tokens, 1.0f), answers(rows * (tokens - 1), 0.0f);
   ids.reserve(rows * tokens);
   for (int64_t i = 0; i < rows; ++i) {
     Row& row = rows_[group.begin + i];
@@ -215,8 +216,13 @@ Trainer::Segments Trainer::NextSegments(const Group& group) {
       }
       ++facts;
     }
+    for (const int64_t answer : row.lesson.answers) {
+      const int64_t t = answer - row.cursor - 1;
+      if (t >= 0 && t < tokens - 1) answers[i * (tokens - 1) + t] = 1;
+    }
     row.cursor += tokens;
   }
+  segments.answers = at::tensor(answers).view({rows, tokens - 1});
   segments.outside = at::tensor(outside).view({rows, tokens});
   segments.tokens = at::tensor(ids).view({rows, tokens});
   segments.values = at::tensor(values, at::kLong);
@@ -290,11 +296,15 @@ Trainer::GroupReport Trainer::RunGroup(const Group& group, const Batch& batch, c
   const Titans titans(config_, parameters_);
   BatchState state = Renewed(group.state, titans.InitialState(group.end - group.begin), segments.fresh);
   const Titans::Output read = titans.Forward(segments.tokens, &state, Titans::Logits::kAll);
-  const Tensor text = CrossEntropy(read.logits.narrow(1, 0, predicted), segments.tokens.narrow(1, 1, predicted)).sum();
-  Tensor loss = stage.text_weight / (totals.rows * static_cast<double>(predicted)) * text;
+  const Tensor nats = CrossEntropy(read.logits.narrow(1, 0, predicted), segments.tokens.narrow(1, 1, predicted));
+  const Tensor text = nats.sum();
+  Tensor loss = stage.text_weight / (totals.rows * static_cast<double>(predicted)) * text +
+                stage.answer_weight / std::max(1.0, totals.inline_answers) * (nats * segments.answers).sum();
   report.text = text.item<double>();
+  report.tokens = segments.tokens.numel();
 
   for (const Questions& questions : batch.questions) {
+    report.tokens += questions.tokens.numel();
     BatchState fork = Selected(state, questions.row);
     const Titans::Output answered = titans.Forward(questions.tokens, &fork, Titans::Logits::kAll);
     const Tensor losses = CrossEntropy(answered.logits, questions.targets);  // [n, longest]
@@ -380,6 +390,7 @@ Trainer::GroupReport Trainer::RunDrill(uint64_t index) const {
                                 data_.english, data_.noise, random);
   const DrillScore score = ScoreDrill(Titans(config_, parameters_), config_.memory.conv, drill);
   GroupReport report;
+  report.tokens = drill.tokens.numel();
   report.drill_found = score.found;
   report.drill_noise = score.noise;
   report.drill_confused = score.confused;
@@ -398,6 +409,7 @@ Trainer::StepReport Trainer::Step() {
     batch.questions = AskRows(group);
     totals.values += static_cast<double>(batch.segments.values.size(0));
     totals.outside += batch.segments.outside.sum().item<double>();
+    totals.inline_answers += batch.segments.answers.sum().item<double>();
     for (const Questions& questions : batch.questions) {
       totals.answer_bytes += questions.is_answer.sum().item<double>();
       for (const Match& match : questions.matches) totals.matches += static_cast<double>(match.length);
@@ -418,6 +430,7 @@ Trainer::StepReport Trainer::Step() {
   double asked = 0;
   for (const GroupReport& one : reports) {
     report.text_loss += one.text / (totals.rows * static_cast<double>(recipe_.segment_tokens - 1));
+    report.tokens += one.tokens;
     report.answer_loss += one.answer / std::max(1.0, totals.answer_bytes);
     report.answer_accuracy += one.wrong;
     report.exact += one.exact;

@@ -40,6 +40,7 @@ class Trainer {
 
   struct StepReport {
     int64_t step = 0;            // just done
+    int64_t tokens = 0;          // that went through the network: of lessons, questions and drills
     double text_loss = 0;        // nats a token of the lessons
     double answer_loss = 0;      // nats a token of the answers; 0 when nothing could be asked
     double answer_accuracy = 0;  // share of answer tokens whose most likely prediction is right
@@ -79,11 +80,12 @@ class Trainer {
     BatchState state;
   };
   struct Segments {
-    at::Tensor tokens;        // [rows, segment_tokens]
-    at::Tensor outside;       // alike: 1 where a token belongs to no fact
-    at::Tensor values;        // [n], where characters of values are, of rows * segment_tokens
-    at::Tensor of_fact;       // alike, a number for each fact
-    at::Tensor spread;        // alike, what each counts in spread_cost
+    at::Tensor tokens;   // [rows, segment_tokens]
+    at::Tensor outside;  // alike: 1 where a token belongs to no fact
+    at::Tensor values;   // [n], where characters of values are, of rows * segment_tokens
+    at::Tensor of_fact;  // alike, a number for each fact
+    at::Tensor spread;   // alike, what each counts in spread_cost
+    at::Tensor answers;  // [rows, segment_tokens - 1], 1 where the next token answers a question of the text itself
     std::vector<bool> fresh;  // whose lesson begins with it
   };
   // A value that was told in the step's segment: `length` queries of a question, from `from` on, look for the keys of

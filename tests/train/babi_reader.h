@@ -30,7 +30,7 @@ class BabiReader {
       Drop(who, last);
     } else if (verb == "gave" || verb == "handed" || verb == "passed") {  // gave the THING to WHOM
       has_[words[3]] = last;
-      gift_ = {who, words[3], last};
+      gifts_.push_back({who, words[3], last});
     } else {
       room_[who] = last;
       for (const auto& [thing, holder] : has_) {
@@ -56,13 +56,17 @@ class BabiReader {
       if (words[2] == "the") return Get(lies_, std::pair(Opposite(words[4]), words[3]));  // What is the A north of?
       return Get(lies_, std::pair(words[2], words.back()));                               // What is north of the A?
     }
-    const auto& [from, thing, to] = gift_;
-    std::map<std::string, std::string> answers = {{absl::StrCat("What did ", from, " give to ", to, "?"), thing},
-                                                  {absl::StrCat("Who did ", from, " give the ", thing, " to?"), to},
-                                                  {absl::StrCat("Who gave the ", thing, " to ", to, "?"), from},
-                                                  {absl::StrCat("Who gave the ", thing, "?"), from},
-                                                  {absl::StrCat("Who received the ", thing, "?"), to}};
-    return answers[std::string(question)];
+    for (size_t i = gifts_.size(); i-- > 0;) {  // the last that fits
+      const auto& [from, thing, to] = gifts_[i];
+      const std::map<std::string, std::string> answers = {
+          {absl::StrCat("What did ", from, " give to ", to, "?"), thing},
+          {absl::StrCat("Who did ", from, " give the ", thing, " to?"), to},
+          {absl::StrCat("Who gave the ", thing, " to ", to, "?"), from},
+          {absl::StrCat("Who gave the ", thing, "?"), from},
+          {absl::StrCat("Who received the ", thing, "?"), to}};
+      if (answers.contains(std::string(question))) return answers.at(std::string(question));
+    }
+    return "";
   }
   bool is_broken() const { return is_broken_; }  // a statement contradicts those before it
 
@@ -80,7 +84,7 @@ class BabiReader {
   }
   void Take(const std::string& who, const std::string& thing) {
     has_[thing] = who;
-    Comes(thing, room_.at(who));
+    if (room_.contains(who)) Comes(thing, room_.at(who));
   }
   void Drop(const std::string& who, const std::string& thing) {
     if (has_.at(thing) != who) is_broken_ = true;
@@ -94,7 +98,7 @@ class BabiReader {
   std::map<std::string, std::string> room_, has_;
   std::map<std::string, std::vector<std::string>> journey_;
   std::map<std::pair<std::string, std::string>, std::string> lies_;  // {direction, of what} -> what
-  Gift gift_;
+  std::vector<Gift> gifts_;
   bool is_broken_ = false;
 };
 

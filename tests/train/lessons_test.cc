@@ -60,6 +60,33 @@ TEST_F(LessonsTest, AStorysAnswersFollowFromWhatWasRead) {
   EXPECT_GT(after_rest, 50);
 }
 
+TEST_F(LessonsTest, QuestionsInsideAStoryAreAnsweredByWhatComesBefore) {
+  int answered = 0;
+  for (int i = 0; i < 300; ++i) {
+    LessonOptions options;
+    options.documents = {.min_tokens = 512, .max_tokens = 4096, .step = 256, .facts = {}};
+    options.babi[i % kBabiTasks] = 1;
+    options.inline_questions = 0.5;
+    const Lesson lesson = MakeLesson(options, *data_, random_);
+    EXPECT_EQ(lesson.tokens.size() % 256, 0);
+    BabiReader reader;
+    size_t told = 0;
+    for (size_t a = 0; a < lesson.answers.size();) {
+      const int64_t begin = lesson.answers[a];
+      int64_t end = begin;
+      while (a < lesson.answers.size() && lesson.answers[a] == end) ++a, ++end;
+      while (told < lesson.told.size() && lesson.told[told].end <= begin) {
+        reader.Read(Text(lesson.tokens, lesson.told[told].begin + 1, lesson.told[told].end));
+        ++told;
+      }
+      const std::string question = Text(lesson.tokens, lesson.told[told - 1].end + 1, begin);
+      EXPECT_EQ(" " + reader.Answer(question), Text(lesson.tokens, begin, end)) << question;
+      ++answered;
+    }
+  }
+  EXPECT_GT(answered, 300) << "of 300 stories";
+}
+
 TEST_F(LessonsTest, FactsAreAskedAsTheyWereTold) {
   LessonOptions options;
   options.documents = {.min_tokens = 512, .max_tokens = 2048, .min_facts = 3, .max_facts = 6};

@@ -23,7 +23,7 @@ class SideEvaluationTest : public TrainFolderTest {
       "stages": [{"steps": 6, "write_cost": 0, "keys_pace": 1, "match_cost": 0, "drill_facts": 0, "drill_cost": 0,
         "spread_cost": 0, "key_cost": 0, "min_tokens": 256, "max_tokens": 256, "min_facts": 1, "max_facts": 1,
         "noise_share": 0.5, "two_digit_share": 0, "distractor_share": 0, "echo_share": 0,
-        "tasks": {"number": 1, "qa1": 1}, "text_weight": 1, "answer_weight": 2, "first_weight": 1}]})");
+        "tasks": {"number": 1, "qa1": 1}, "inline_questions": 0, "text_weight": 1, "answer_weight": 2, "first_weight": 1}]})");
     ASSERT_OK(recipe);
     const ModelConfig config = SmallConfig();
     ASSERT_OK(Trainer::Check(config, *recipe));
@@ -46,7 +46,7 @@ class SideEvaluationTest : public TrainFolderTest {
 TEST_F(SideEvaluationTest, MeasuresACopyWhileTrainingGoesOnAndKeepsTheBest) {
   const Vocabulary words = Words();
   const Haystack english = English();
-  SideEvaluation evaluation(folder_.path(),
+  SideEvaluation evaluation(folder_.path(), /*resumes=*/false,
                             {.tasks = {"number", "qa1", "text"}, .bytes = {512, 1024}, .facts = {1, 2}, .samples = 2},
                             &words, &english, log_.get());
   trainer_->Step();
@@ -70,13 +70,24 @@ TEST_F(SideEvaluationTest, MeasuresACopyWhileTrainingGoesOnAndKeepsTheBest) {
   ASSERT_OK(evaluation.Wait());
   EXPECT_EQ(evaluation.no_better(), 1);
   EXPECT_EQ(*ReadFile(folder_.File("best/model.safetensors")), weights);
+
+  const EvaluationPlan plan = {.tasks = {"number"}, .bytes = {512}, .facts = {1}, .samples = 1};
+  SideEvaluation resumed(folder_.path(), /*resumes=*/true, plan, &words, &english, log_.get());
+  ASSERT_OK(resumed.Begin(*trainer_));
+  ASSERT_OK(resumed.Wait());
+  EXPECT_EQ(resumed.no_better(), 1) << "a resumed run knows the best";
+  EXPECT_EQ(*ReadFile(folder_.File("best/model.safetensors")), weights);
+  SideEvaluation anew(folder_.path(), /*resumes=*/false, plan, &words, &english, log_.get());
+  ASSERT_OK(anew.Begin(*trainer_));
+  ASSERT_OK(anew.Wait());
+  EXPECT_NE(*ReadFile(folder_.File("best/model.safetensors")), weights);
 }
 
 TEST_F(SideEvaluationTest, ItsErrorComesBack) {
   const Vocabulary words = Words();
   const Haystack english = English();
-  SideEvaluation evaluation(folder_.path(), {.tasks = {"riddle"}, .bytes = {512}, .facts = {1}}, &words, &english,
-                            log_.get());
+  SideEvaluation evaluation(folder_.path(), /*resumes=*/false, {.tasks = {"riddle"}, .bytes = {512}, .facts = {1}},
+                            &words, &english, log_.get());
   ASSERT_OK(evaluation.Begin(*trainer_));
   EXPECT_THAT(evaluation.Wait(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'riddle'")));
 }

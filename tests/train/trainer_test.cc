@@ -19,9 +19,9 @@ constexpr char kRecipe[] = R"({
   "weight_decay": 0.01, "clip_norm": 1.0, "gate_bias": -3.0, "echo_init": 1,
   "stages": [
     {"steps": 6, "write_cost": 0.0, "keys_pace": 0.3, "match_cost": 0.1, "drill_facts": 0, "drill_cost": 0.0, "spread_cost": 0.5, "key_cost": 0.0, "min_tokens": 256, "max_tokens": 256, "min_facts": 1, "max_facts": 1,
-     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "tasks": {"number": 0.5, "word": 0.1, "everyday": 0.2, "uuid": 0.2}, "text_weight": 1.0, "answer_weight": 2.0, "first_weight": 3.0},
+     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "tasks": {"number": 0.5, "word": 0.1, "everyday": 0.2, "uuid": 0.2}, "inline_questions": 0, "text_weight": 1.0, "answer_weight": 2.0, "first_weight": 3.0},
     {"steps": 10, "write_cost": 0.1, "keys_pace": 0.3, "match_cost": 0.1, "drill_facts": 6, "drill_cost": 0.02, "spread_cost": 0.5, "key_cost": 0.5, "min_tokens": 256, "max_tokens": 1024, "min_facts": 1, "max_facts": 4,
-     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "tasks": {"number": 0.5, "word": 0.1, "everyday": 0.2, "uuid": 0.1, "qa1": 0.3}, "text_weight": 0.5, "answer_weight": 2.0, "first_weight": 3.0}
+     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "tasks": {"number": 0.5, "word": 0.1, "everyday": 0.2, "uuid": 0.1, "qa1": 0.3}, "inline_questions": 0.5, "text_weight": 0.5, "answer_weight": 2.0, "first_weight": 3.0}
   ]
 })";
 
