@@ -127,6 +127,9 @@ absl::Status Train() {
   const std::string parent = std::filesystem::path(absl::GetFlag(FLAGS_config)).parent_path();
   const std::string folder = parent.empty() ? "." : parent;
   ASSIGN_OR_RETURN(data.tokenizer, Tokenizer::Create(config, folder));
+  if (!data.tokenizer->end_of_answer()) {
+    return absl::InvalidArgumentError(absl::StrCat("the tokenizer in '", folder, "' has no token that ends an answer"));
+  }
   if (config.tokenizer.kind == TokenizerKind::kSentencePiece) {
     ASSIGN_OR_RETURN(data.tokenizer_file, ReadFile(absl::StrCat(folder, "/", config.tokenizer.file)));
   }
