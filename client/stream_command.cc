@@ -118,6 +118,9 @@ absl::Status RunStream(const CommandLine& line, Client* client, Interrupt* inter
   interrupt->SetAction([&] { writer->Cancel(); });
 
   absl::Status status = Skip(input, skipped_bytes, interrupt);
+  // Nothing was sent, so a close is quick; broken off, the stream would keep its seat a moment longer than this
+  // command.
+  if (!status.ok()) writer->Close(absl::Now() + absl::Seconds(5)).IgnoreError();
   if (status.ok()) status = Copy(input, writer.get(), interrupt);
   if (status.ok()) status = writer->Await(line.wait);
   // What is accepted stays, also when its stream is broken off: only the higher levels are worth a close.
