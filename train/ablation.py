@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains every variant of the paper's ablation at one size and budget, evaluates it, and prints a table.
 
-usage: ablation.py run --train=MNEMO_TRAIN --corpus=TRAIN.txt --held_out=HELD_OUT.txt --out=FOLDER
+usage: ablation.py run --train=MNEMO_TRAIN --corpus=TRAIN.txt --held_out=HELD_OUT.txt --out=FOLDER [--words=WORDNET]
                        [--variants=lmm,mac,...] [--seeds=1,2,3] [--jobs=2] [--samples=25]
        ablation.py table RESULTS.jsonl
 
@@ -12,6 +12,7 @@ evaluations are gathered in FOLDER/results.jsonl.
 import argparse
 import concurrent.futures
 import json
+import math
 import os
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def run_one(options, variant, seed):
             options.train, "--config=" + paths["config"], "--recipe=" + paths["recipe"], "--out=" + folder,
             "--corpus=" + options.corpus, "--held_out=" + options.held_out, "--threads=1", "--save_every=50",
             "--evaluate_every=0", "--evaluate_samples=%d" % options.samples, "--evaluate_facts=1,4",
-            "--evaluate_tasks=number,passkey,text", "--evaluate_bytes=512,1024,2048,4096,8192,16384",
+            "--evaluate_tasks=number,text", "--evaluate_bytes=512,2048,8192", "--words=" + options.words,
         ]
         if os.path.exists(os.path.join(folder, "checkpoint")):
             command.append("--resume")
@@ -139,8 +140,8 @@ def cell(values):
 def table(path):
     rows = lines_of(path)
     sizes = sorted({row["bytes"] for row in rows if row["task"] == "number"})
-    heads = ["variant", "seeds"] + ["number, %s" % size for size in sizes] + ["4 numbers, 4096", "passkey, 16384",
-                                                                             "perplexity a byte"]
+    heads = ["variant", "seeds"] + ["one number, %s" % size for size in sizes]
+    heads += ["of four, %s" % size for size in sizes] + ["perplexity a byte"]
     print("| " + " | ".join(heads) + " |")
     print("|" + " --- |" * len(heads))
     for variant, (title, _) in VARIANTS.items():
@@ -153,10 +154,9 @@ def table(path):
                          if row["task"] == task and row["bytes"] == size and row["facts"] == facts])
 
         seeds = len({row["seed"] for row in mine})
-        losses = [2.718281828459045 ** row["nats_a_byte"] for row in mine
-                  if row["task"] == "text" and row["bytes"] == 4096]
+        losses = [math.exp(row["nats_a_byte"]) for row in mine if row["task"] == "text" and row["bytes"] == 8192]
         cells = [title, "%d" % seeds] + [exact("number", size, 1) for size in sizes]
-        cells += [exact("number", 4096, 4), exact("passkey", 16384, 1)]
+        cells += [exact("number", size, 4) for size in sizes]
         cells.append("%.2f" % (sum(losses) / len(losses)) if losses else "")
         print("| " + " | ".join(cells) + " |")
 
@@ -170,6 +170,7 @@ def main():
     parser = argparse.ArgumentParser()
     for name in ("train", "corpus", "held_out", "out"):
         parser.add_argument("--" + name, required=True)
+    parser.add_argument("--words", default="/usr/share/wordnet")
     parser.add_argument("--variants", type=lambda text: text.split(","), default=list(VARIANTS))
     parser.add_argument("--seeds", type=lambda text: [int(word) for word in text.split(",")], default=[1])
     parser.add_argument("--jobs", type=int, default=2)

@@ -12,7 +12,7 @@ namespace {
 
 constexpr double kFactsOfMeasure = 20;
 constexpr int64_t kMinGap = 32, kMaxGap = 64;  // bytes of text before a question
-constexpr int64_t kSliceRows = 4;              // computed together: few enough for a core's cache
+constexpr int64_t kSliceRows = 4;              // computed together on a CPU: few enough for a core's cache
 
 // A question looks for its keys among all of the drill: nats by which a softmax over them misses it.
 constexpr double kMatchScale = 20, kMatchCost = 0.3;
@@ -36,6 +36,7 @@ Drill MakeDrill(const DocumentOptions& options, int64_t facts, int64_t row_token
   // whose it is than in one document of such numbers.
   if (random() % 2 == 0) dense.digits = TwoDigits(random);
   std::vector<int64_t> tokens, told, asked, fact, place;
+  size_t longest = 0;
   std::vector<Exercise> exercises;
   while (static_cast<int64_t>(told.size()) < facts) {
     const Document document = MakeDocument(dense, vocabulary, english, noise, random);
@@ -45,6 +46,7 @@ Drill MakeDrill(const DocumentOptions& options, int64_t facts, int64_t row_token
         fact.push_back(static_cast<int64_t>(told.size()));
         place.push_back(static_cast<int64_t>(c));
       }
+      longest = std::max(longest, one.fact.value.size());
       told.push_back(static_cast<int64_t>(tokens.size()) + one.value);
       exercises.push_back(MakeExercise(one.fact, options.echo_share, random));
     }
@@ -63,8 +65,16 @@ Drill MakeDrill(const DocumentOptions& options, int64_t facts, int64_t row_token
     tokens.insert(tokens.end(), exercise.tokens.begin(), exercise.tokens.end());
   }
   add_text(room() % row_tokens);
-  return {at::tensor(tokens, at::kLong).view({-1, row_tokens}), at::tensor(told, at::kLong),
-          at::tensor(asked, at::kLong), at::tensor(fact, at::kLong), at::tensor(place, at::kLong)};
+  return {at::tensor(tokens, at::kLong).view({-1, row_tokens}),
+          at::tensor(told, at::kLong),
+          at::tensor(asked, at::kLong),
+          at::tensor(fact, at::kLong),
+          at::tensor(place, at::kLong),
+          static_cast<int64_t>(longest)};
+}
+
+Drill Drill::On(at::Device device) const {
+  return {tokens.to(device), told.to(device), asked.to(device), fact.to(device), place.to(device), longest};
 }
 
 // A linear memory that was told values v_j under keys k_j answers query q_i with the sum of v_j (q_i . k_j). With c the
@@ -74,14 +84,16 @@ Drill MakeDrill(const DocumentOptions& options, int64_t facts, int64_t row_token
 // other facts count as if there were kFactsOfMeasure; those of the same value are always few.
 DrillScore ScoreDrill(const Titans& titans, int64_t taps, const Drill& drill) {
   std::vector<Tensor> slices;
-  for (const Tensor& rows : drill.tokens.split(kSliceRows)) slices.push_back(titans.FirstMemoryInput(rows));
+  const int64_t slice_rows = drill.tokens.is_cpu() ? kSliceRows : drill.tokens.size(0);
+  for (const Tensor& rows : drill.tokens.split(slice_rows)) slices.push_back(titans.FirstMemoryInput(rows));
   const Tensor x = at::cat(slices).flatten(0, 1);  // [N T, D]
 
   // The key of a character is of the token itself, its query of the one before.
-  const int64_t longest = drill.place.max().item<int64_t>() + 1;
+  const int64_t longest = drill.longest;
+  const auto index = drill.fact.options();
   const Tensor chosen = drill.fact * longest + drill.place;
   const auto vectors = [&](const Tensor& first, int64_t shift, Tensor (NeuralMemory::*addresses)(const Tensor&) const) {
-    const Tensor window = at::arange(1 - taps, longest) + shift;
+    const Tensor window = at::arange(1 - taps, longest, index) + shift;
     const Tensor places =
         (first.unsqueeze(1) + window.unsqueeze(0)).clamp_max(x.size(0) - 1);  // [F, taps - 1 + longest]
     const Tensor inputs = x.index_select(0, places.flatten()).view({places.size(0), places.size(1), x.size(1)});
@@ -98,7 +110,7 @@ DrillScore ScoreDrill(const Titans& titans, int64_t taps, const Drill& drill) {
   const int64_t n = common.size(0);
   const Tensor is_other = (drill.fact.unsqueeze(0) != drill.fact.unsqueeze(1)).to(at::kFloat);
   const double each = (kFactsOfMeasure - 1) / std::max<double>(1, static_cast<double>(drill.told.size(0) - 1));
-  const Tensor weight = is_other * each + (1 - is_other) * (1 - at::eye(n));
+  const Tensor weight = is_other * each + (1 - is_other) * (1 - at::eye(n, common.options()));
   const Tensor squares = common.pow(2), signal = common.diagonal().clamp_min(0.1).pow(2);
   const Tensor noise = (weight * squares).sum(1) / signal;
   const Tensor tail = (weight * squares.pow(2)).sum(1) / signal;
@@ -115,7 +127,7 @@ DrillScore ScoreDrill(const Titans& titans, int64_t taps, const Drill& drill) {
   DrillScore score;
   score.loss = (noise + kTail * tail + kMatchCost * miss).mean() + kValueCost * confused;
   const at::NoGradGuard no_grad;
-  score.found = (common.argmax(1) == at::arange(n)).to(at::kFloat).mean().item<double>();
+  score.found = (common.argmax(1) == at::arange(n, index)).to(at::kFloat).mean().item<double>();
   score.noise = noise.mean().item<double>();
   score.confused = confused.item<double>();
   return score;

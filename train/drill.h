@@ -23,6 +23,8 @@ struct Drill {
   at::Tensor tokens;       // [N, T]
   at::Tensor told, asked;  // [F], of N * T: the first characters of values in statements and in answers
   at::Tensor fact, place;  // [n]: which fact a value's character is of, and which of the value's it is
+  int64_t longest = 0;     // a value, in characters
+  Drill On(at::Device device) const;
 };
 
 // `facts` facts of the kinds and wordings of `options`, in rows of `row_tokens` (256 or more) tokens.

@@ -34,6 +34,7 @@ ABSL_FLAG(bool, resume, false, "go on from the checkpoint in --out");
 ABSL_FLAG(int64_t, stop_after, 0, "stop after this step of the recipe; 0: at its end");
 ABSL_FLAG(int, threads, static_cast<int>(std::thread::hardware_concurrency()),
           "cores to train on; changes no bit of the result");
+ABSL_FLAG(std::string, device, "cpu", "what to train on: cpu, cuda or cuda:N; evaluations run on the CPU");
 ABSL_FLAG(int, log_every, 20, "steps between lines of the log");
 ABSL_FLAG(int, save_every, 200, "steps between checkpoints");
 ABSL_FLAG(int, evaluate_every, 1000, "steps between evaluations by generation; 0: only at the end");
@@ -101,6 +102,18 @@ absl::StatusOr<EvaluationPlan> PlanFromFlags() {
   return plan;
 }
 
+absl::StatusOr<at::Device> DeviceFromFlag() {
+  const std::string name = absl::GetFlag(FLAGS_device);
+  try {
+    const at::Device device(name);
+    at::empty({1}, at::TensorOptions().device(device));
+    return device;
+  } catch (const std::exception& error) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--device=", name, ": ", absl::string_view(error.what()).substr(0, 300)));
+  }
+}
+
 absl::Status EvaluateAlone(const std::string& folder) {
   ASSIGN_OR_RETURN(const EvaluationPlan plan, PlanFromFlags());
   ASSIGN_OR_RETURN(const Vocabulary vocabulary, Vocabulary::Load(absl::GetFlag(FLAGS_words)));
@@ -139,7 +152,9 @@ absl::Status Train() {
   ASSIGN_OR_RETURN(const std::unique_ptr<TrainingLog> log,
                    TrainingLog::Open(out + "/train.jsonl", absl::GetFlag(FLAGS_resume)));
 
-  Trainer trainer(config, recipe, std::move(data), std::max(1, absl::GetFlag(FLAGS_threads)));
+  Trainer::Options options = {.threads = std::max(1, absl::GetFlag(FLAGS_threads))};
+  ASSIGN_OR_RETURN(options.device, DeviceFromFlag());
+  Trainer trainer(config, recipe, std::move(data), options);
   if (absl::GetFlag(FLAGS_resume)) RETURN_IF_ERROR(trainer.LoadCheckpoint(checkpoint));
   if (const std::string init = absl::GetFlag(FLAGS_init); !init.empty()) RETURN_IF_ERROR(trainer.StartFrom(init));
   SideEvaluation evaluation(out, absl::GetFlag(FLAGS_resume), plan, &vocabulary, &held_out, log.get());

@@ -42,6 +42,7 @@ BatchState Renewed(const BatchState& state, const BatchState& initial, const std
   }
   const std::vector<StateTensor> anew = StateTensors(initial);
   const std::vector<StateSlot> slots = StateSlots(&out);
+  if (!slots.empty()) mask = mask.to(slots[0].tensor->device());
   for (size_t i = 0; i < slots.size(); ++i) {
     Tensor& old = *slots[i].tensor;
     const int64_t each = old.size(0) / rows;  // memory tensors hold [rows * heads, ...]
@@ -52,12 +53,13 @@ BatchState Renewed(const BatchState& state, const BatchState& initial, const std
   return out;
 }
 
-// Sessions `index` [n] of `state`, each as often as it is named.
-BatchState Selected(const BatchState& state, const Tensor& index) {
+// Sessions `chosen` of `state`, each as often as it is named.
+BatchState Selected(const BatchState& state, const std::vector<int64_t>& chosen, at::Device device) {
   BatchState out = state;
-  const int64_t rows = state.offsets.size(), count = index.size(0);
+  const int64_t rows = state.offsets.size(), count = chosen.size();
+  const Tensor index = at::tensor(chosen).to(device);
   out.offsets.clear();
-  for (int64_t i = 0; i < count; ++i) out.offsets.push_back(state.offsets[index[i].item<int64_t>()]);
+  for (const int64_t one : chosen) out.offsets.push_back(state.offsets[one]);
   for (const StateSlot& slot : StateSlots(&out)) {
     std::vector<int64_t> shape(slot.tensor->sizes().begin(), slot.tensor->sizes().end());
     shape[0] /= rows;  // memory tensors hold [rows * heads, ...]
@@ -84,13 +86,75 @@ constexpr float kFirstSpread = 4;  // of a value's first character, against the 
 // A query meets its key among those of the segment: nats by which a softmax over them misses it, a head each.
 constexpr double kMatchScale = 10;
 
+struct Missed {
+  Tensor miss;     // nats, summed over characters, mean over the heads
+  Tensor nearest;  // characters whose own key is the nearest, heads together
+};
+
+// queries [n, H, Q, d] of questions and keys [rows, H, T, d] of what they look in. A row's characters are looked up
+// together, in as many places as the row with the most of them needs.
+Missed MissOf(const std::vector<Match>& matches, const Tensor& queries, const Tensor& keys) {
+  const int64_t rows = keys.size(0), length = queries.size(2);
+  std::vector<std::vector<std::pair<int64_t, int64_t>>> of_row(rows);  // query in [n Q], token of the row
+  for (const Match& match : matches) {
+    for (int64_t c = 0; c < match.length; ++c) {
+      of_row[match.row].emplace_back(match.question * length + match.from + c, match.to + c);
+    }
+  }
+  size_t places = 0;
+  for (const auto& characters : of_row) places = std::max(places, characters.size());
+  std::vector<int64_t> from, to;
+  std::vector<float> is_one;
+  for (const auto& characters : of_row) {
+    for (size_t i = 0; i < places; ++i) {
+      const bool is_inside = i < characters.size();
+      from.push_back(is_inside ? characters[i].first : 0);
+      to.push_back(is_inside ? characters[i].second : 0);
+      is_one.push_back(is_inside ? 1 : 0);
+    }
+  }
+  const auto per_place = [&](const Tensor& t) {
+    return t.to(keys.device()).view({rows, static_cast<int64_t>(places)});
+  };
+  const Tensor wanted = per_place(at::tensor(to)), mask = per_place(at::tensor(is_one));
+  const Tensor looking = queries.transpose(1, 2)
+                             .flatten(0, 1)  // [n Q, H, d]
+                             .index_select(0, at::tensor(from).to(keys.device()))
+                             .view({rows, static_cast<int64_t>(places), keys.size(1), keys.size(3)})
+                             .transpose(1, 2);                        // [rows, H, places, d]
+  const Tensor nearness = at::matmul(looking, keys.transpose(2, 3));  // [rows, H, places, T]
+  const Tensor found = (kMatchScale * nearness).log_softmax(-1);
+  const Tensor index = wanted.unsqueeze(1).unsqueeze(3).expand({-1, keys.size(1), -1, 1});
+  const Tensor nearest = nearness.detach().mean(1).argmax(-1) == wanted;
+  return {-(found.gather(3, index).squeeze(3).mean(1) * mask).sum(), (nearest.to(at::kFloat) * mask).sum()};
+}
+
 constexpr size_t kDrills = 2;  // a step, each against itself
+
+// Numbers for a report, which are fetched from the device together: one synchronisation a group.
+class Figures {
+ public:
+  // Adds the number that `figure` holds to *sum, when they are fetched.
+  void Add(double* sum, const Tensor& figure) {
+    sums_.push_back(sum);
+    figures_.push_back(figure.detach().to(at::kDouble));
+  }
+  void Fetch() {
+    if (sums_.empty()) return;
+    const Tensor host = at::stack(figures_).to(at::kCPU);
+    for (size_t i = 0; i < sums_.size(); ++i) *sums_[i] += host[static_cast<int64_t>(i)].item<double>();
+  }
+
+ private:
+  std::vector<double*> sums_;
+  std::vector<Tensor> figures_;
+};
 
 // Calls work(0) to work(count - 1), each once, on `threads` threads that end before it returns.
 void RunOnThreads(int threads, size_t count, const std::function<void(size_t)>& work) {
   std::atomic<size_t> next = 0;
   std::vector<std::thread> pool;
-  for (int t = 0; t < threads; ++t) {
+  for (size_t t = 0; t < std::min<size_t>(threads, count); ++t) {
     pool.emplace_back([&] {
       EnterWorkerThread();
       for (size_t i = next++; i < count; i = next++) work(i);
@@ -100,6 +164,20 @@ void RunOnThreads(int threads, size_t count, const std::function<void(size_t)>& 
 }
 
 }  // namespace
+
+Trainer::Segments Trainer::Segments::On(at::Device device) const {
+  return {tokens.to(device),
+          outside.to(device),
+          values.to(device),
+          of_fact.to(device),
+          spread.to(device),
+          answers.to(device),
+          fresh};
+}
+
+Trainer::Questions Trainer::Questions::On(at::Device device) const {
+  return {rows, tokens.to(device), targets.to(device), is_answer.to(device), weights.to(device), matches};
+}
 
 struct Trainer::Totals {
   double rows = 0, inline_answers = 0, outside = 0, answer_bytes = 0, answer_weights = 0, matches = 0, values = 0;
@@ -136,8 +214,13 @@ absl::Status Trainer::Check(const ModelConfig& config, const Recipe& recipe) {
   return absl::OkStatus();
 }
 
-Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, LessonData data, int threads)
-    : config_(config), recipe_(recipe), data_(std::move(data)), rows_(recipe.rows), threads_(threads) {
+Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, LessonData data, const Options& options)
+    : config_(config),
+      recipe_(recipe),
+      data_(std::move(data)),
+      rows_(recipe.rows),
+      threads_(options.threads),
+      device_(options.device) {
   at::manual_seed(recipe.seed);
   Random random(recipe.seed);
   constexpr int64_t kBytesAToken = 8;  // at most, of most text
@@ -147,7 +230,8 @@ Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, LessonData dat
   parameters_ = InitialWeights(config, recipe.gate_bias, recipe.echo_init, text);
   std::vector<Tensor> matrices, others, keys;
   for (const ParameterShape& one : ParameterShapes(config)) {
-    const Tensor& weight = parameters_.at(one.name);
+    Tensor& weight = parameters_.at(one.name);
+    weight = weight.to(device_);
     weights_.push_back(weight);
     if (recipe.echo_init && IsOfKeys(one.name)) {
       keys.push_back(weight);
@@ -156,15 +240,16 @@ Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, LessonData dat
     }
   }
   for (Tensor& weight : weights_) weight.requires_grad_(true);
-  const auto options = [&](double decay) {
+  const auto with_decay = [&](double decay) {
     return std::make_unique<torch::optim::AdamWOptions>(
         torch::optim::AdamWOptions(recipe.learning_rate).betas({0.9, 0.95}).weight_decay(decay));
   };
-  optimizer_ = std::make_unique<torch::optim::AdamW>(
-      std::vector<torch::optim::OptimizerParamGroup>{{matrices, options(recipe.weight_decay)}, {others, options(0.0)}});
-  if (!keys.empty()) optimizer_->add_param_group({keys, options(0.0)});
-  for (int64_t begin = 0; begin < recipe.rows; begin += kGroupRows) {
-    groups_.push_back({begin, std::min(begin + kGroupRows, recipe.rows), {}});
+  optimizer_ = std::make_unique<torch::optim::AdamW>(std::vector<torch::optim::OptimizerParamGroup>{
+      {matrices, with_decay(recipe.weight_decay)}, {others, with_decay(0.0)}});
+  if (!keys.empty()) optimizer_->add_param_group({keys, with_decay(0.0)});
+  const int64_t group_rows = device_.is_cpu() ? kGroupRows : recipe.rows;
+  for (int64_t begin = 0; begin < recipe.rows; begin += group_rows) {
+    groups_.push_back({begin, std::min(begin + group_rows, recipe.rows), {}});
   }
   ForgetStates();
   for (int64_t r = 0; r < recipe.rows; ++r) BeginLesson(r);
@@ -200,7 +285,6 @@ Trainer::Segments Trainer::NextSegments(const Group& group) {
   ids.reserve(rows * tokens);
   for (int64_t i = 0; i < rows; ++i) {
     Row& row = rows_[group.begin + i];
-    if (row.cursor + tokens > static_cast<int64_t>(row.lesson.tokens.size())) BeginLesson(group.begin + i);
     segments.fresh.push_back(row.cursor == 0);
     const auto from = row.lesson.tokens.begin() + row.cursor;
     ids.insert(ids.end(), from, from + tokens);
@@ -281,7 +365,7 @@ std::vector<Trainer::Questions> Trainer::AskRows(const Group& group) const {
       }
     }
     const std::vector<int64_t> shape = {static_cast<int64_t>(rows.size()), static_cast<int64_t>(longest)};
-    batches.push_back({at::tensor(rows), at::tensor(tokens).view(shape), at::tensor(targets).view(shape),
+    batches.push_back({std::move(rows), at::tensor(tokens).view(shape), at::tensor(targets).view(shape),
                        at::tensor(is_answer).view(shape), at::tensor(weights).view(shape), std::move(matches)});
   }
   return batches;
@@ -289,9 +373,10 @@ std::vector<Trainer::Questions> Trainer::AskRows(const Group& group) const {
 
 Trainer::GroupReport Trainer::RunGroup(const Group& group, const Batch& batch, const Totals& totals) const {
   const Stage& stage = recipe_.StageAt(step_);
-  const Segments& segments = batch.segments;
+  const Segments segments = batch.segments.On(device_);
   const int64_t predicted = recipe_.segment_tokens - 1;
   GroupReport report;
+  Figures figures;
 
   const Titans titans(config_, parameters_);
   BatchState state = Renewed(group.state, titans.InitialState(group.end - group.begin), segments.fresh);
@@ -300,35 +385,31 @@ Trainer::GroupReport Trainer::RunGroup(const Group& group, const Batch& batch, c
   const Tensor text = nats.sum();
   Tensor loss = stage.text_weight / (totals.rows * static_cast<double>(predicted)) * text +
                 stage.answer_weight / std::max(1.0, totals.inline_answers) * (nats * segments.answers).sum();
-  report.text = text.item<double>();
+  figures.Add(&report.text, text);
   report.tokens = segments.tokens.numel();
 
-  for (const Questions& questions : batch.questions) {
+  for (const Questions& asked : batch.questions) {
+    const Questions questions = asked.On(device_);
     report.tokens += questions.tokens.numel();
-    BatchState fork = Selected(state, questions.row);
+    report.asked += static_cast<double>(questions.rows.size());
+    BatchState fork = Selected(state, questions.rows, device_);
     const Titans::Output answered = titans.Forward(questions.tokens, &fork, Titans::Logits::kAll);
     const Tensor losses = CrossEntropy(answered.logits, questions.targets);  // [n, longest]
     loss = loss + stage.answer_weight / totals.answer_weights * (losses * questions.weights).sum();
-    if (stage.match_cost > 0) {
+    if (stage.match_cost > 0 && !questions.matches.empty()) {
       // That a question's words find a fact's is told directly, too: through the memory it takes far longer to learn.
+      const double blocks = static_cast<double>(read.keys.size());
       for (size_t b = 0; b < read.keys.size(); ++b) {
-        for (const Match& match : questions.matches) {
-          const Tensor queries = answered.queries[b].select(0, match.question).narrow(1, match.from, match.length);
-          const Tensor nearness = queries.bmm(read.keys[b].select(0, match.row).transpose(1, 2));  // [H, length, T]
-          const Tensor found = (kMatchScale * nearness).log_softmax(-1);
-          const Tensor miss = -found.narrow(2, match.to, match.length).diagonal(0, 1, 2).mean(0).sum();
-          loss = loss + stage.match_cost / totals.matches * miss;
-          const Tensor nearest = nearness.detach().mean(0).argmax(-1) - at::arange(match.to, match.to + match.length);
-          report.found += (nearest == 0).sum().item<double>() / static_cast<double>(read.keys.size());
-        }
+        const auto [miss, nearest] = MissOf(questions.matches, answered.queries[b], read.keys[b]);
+        loss = loss + stage.match_cost / totals.matches * miss;
+        figures.Add(&report.found, nearest / blocks);
       }
     }
     const at::NoGradGuard no_grad;
-    report.answer += (losses * questions.is_answer).sum().item<double>();
+    figures.Add(&report.answer, (losses * questions.is_answer).sum());
     const Tensor wrong = (answered.logits.argmax(-1) != questions.targets).to(at::kFloat) * questions.is_answer;
-    report.wrong += wrong.sum().item<double>();
-    report.exact += (wrong.sum(1) == 0).sum().item<double>();
-    report.asked += static_cast<double>(questions.row.size(0));
+    figures.Add(&report.wrong, wrong.sum());
+    figures.Add(&report.exact, (wrong.sum(1) == 0).sum());
   }
 
   if (read.write.defined()) {
@@ -344,8 +425,8 @@ Trainer::GroupReport Trainer::RunGroup(const Group& group, const Batch& batch, c
     }
     const at::NoGradGuard no_grad;
     const Tensor gate = read.write.sigmoid().mean({2, 3});
-    report.write = (gate * segments.outside).sum().item<double>();
-    report.write_facts = (gate * (1 - segments.outside)).sum().item<double>();
+    figures.Add(&report.write, (gate * segments.outside).sum());
+    figures.Add(&report.write_facts, (gate * (1 - segments.outside)).sum());
   }
   if (stage.key_cost > 0) {
     // A linear memory confuses what is told under keys that are alike, and whatever all inputs have in common, sums of
@@ -354,7 +435,7 @@ Trainer::GroupReport Trainer::RunGroup(const Group& group, const Batch& batch, c
       const Tensor alike =
           keys.mean(at::IntArrayRef({0, 2})).pow(2).sum(-1).mean();  // over rows and tokens, then heads
       loss = loss + stage.key_cost * static_cast<double>(group.end - group.begin) / totals.rows * alike;
-      report.alike += alike.item<double>() * static_cast<double>(group.end - group.begin);
+      figures.Add(&report.alike, alike * static_cast<double>(group.end - group.begin));
     }
   }
   if (stage.spread_cost > 0) {
@@ -364,7 +445,7 @@ Trainer::GroupReport Trainer::RunGroup(const Group& group, const Batch& batch, c
     // A first character counts more: none of its own value comes before it, and a wrong one leads to another's value.
     const Tensor others = (segments.of_fact.unsqueeze(0) != segments.of_fact.unsqueeze(1)).to(at::kFloat) *
                           segments.spread.unsqueeze(0) * segments.spread.unsqueeze(1);  // [n, n]
-    const double pairs = std::max(1.0, others.sum().item<double>());
+    const Tensor pairs = others.sum().clamp_min(1);
     const double share = static_cast<double>(group.end - group.begin) / totals.rows;
     for (const Tensor& keys : read.keys) {
       const Tensor of_values = keys.permute({1, 0, 2, 3})
@@ -373,12 +454,13 @@ Trainer::GroupReport Trainer::RunGroup(const Group& group, const Batch& batch, c
       const Tensor common = of_values.bmm(of_values.transpose(1, 2)).mean(0);  // [n, n]
       const Tensor spread = (common.pow(2) * others).sum() / pairs;
       loss = loss + stage.spread_cost * share * spread;
-      report.spread += spread.item<double>() * share;
+      figures.Add(&report.spread, spread * share);
     }
   }
   report.gradients = torch::autograd::grad({loss}, weights_, /*grad_outputs=*/{}, /*retain_graph=*/false,
                                            /*create_graph=*/false, /*allow_unused=*/true);
   report.state = Detached(state);
+  figures.Fetch();
   return report;
 }
 
@@ -387,7 +469,8 @@ Trainer::GroupReport Trainer::RunDrill(uint64_t index) const {
   std::seed_seq seed{recipe_.seed, index, static_cast<uint64_t>(step_), uint64_t{11}};
   Random random(seed);
   const Drill drill = MakeDrill(stage.lessons.documents, stage.drill_facts, recipe_.segment_tokens, data_.vocabulary,
-                                data_.english, data_.noise, random);
+                                data_.english, data_.noise, random)
+                          .On(device_);
   const DrillScore score = ScoreDrill(Titans(config_, parameters_), config_.memory.conv, drill);
   GroupReport report;
   report.tokens = drill.tokens.numel();
@@ -401,6 +484,13 @@ Trainer::GroupReport Trainer::RunDrill(uint64_t index) const {
 }
 
 Trainer::StepReport Trainer::Step() {
+  std::vector<int64_t> ended;
+  for (int64_t r = 0; r < recipe_.rows; ++r) {
+    const Row& row = rows_[r];
+    if (row.cursor + recipe_.segment_tokens > static_cast<int64_t>(row.lesson.tokens.size())) ended.push_back(r);
+  }
+  RunOnThreads(threads_, ended.size(), [&](size_t i) { BeginLesson(ended[i]); });
+
   std::vector<Batch> batches;
   Totals totals;
   for (const Group& group : groups_) {
@@ -449,15 +539,15 @@ Trainer::StepReport Trainer::Step() {
 
   const at::NoGradGuard no_grad;
   std::vector<Tensor> gradients(weights_.size());
-  double squares = 0;
+  std::vector<Tensor> squares;
   for (size_t w = 0; w < weights_.size(); ++w) {
     for (const GroupReport& one : reports) {
       if (!one.gradients[w].defined()) continue;
       gradients[w] = gradients[w].defined() ? gradients[w] + one.gradients[w] : one.gradients[w];
     }
-    if (gradients[w].defined()) squares += gradients[w].pow(2).sum().item<double>();
+    if (gradients[w].defined()) squares.push_back(gradients[w].pow(2).sum());
   }
-  report.gradient_norm = std::sqrt(squares);
+  report.gradient_norm = at::stack(squares).to(at::kDouble).sum().sqrt().item<double>();
   if (std::isfinite(report.gradient_norm)) {
     const double scale = std::min(1.0, recipe_.clip_norm / std::max(report.gradient_norm, 1e-12));
     for (size_t w = 0; w < weights_.size(); ++w) {
@@ -480,14 +570,18 @@ Trainer::StepReport Trainer::Step() {
 
 absl::Status Trainer::SaveCheckpoint(const std::string& path) const {
   torch::serialize::OutputArchive archive, optimizer;
-  for (const auto& [name, tensor] : parameters_) archive.write("parameter." + name, tensor.detach());
+  for (const auto& [name, tensor] : parameters_) archive.write("parameter." + name, tensor.detach().cpu());
   optimizer_->save(optimizer);
   archive.write("optimizer", optimizer);
+  // All rows' states together: another device may group them otherwise.
+  std::map<std::string, std::vector<Tensor>> states;
+  std::vector<int64_t> offsets;
   for (const Group& group : groups_) {
-    const std::string name = absl::StrCat("group.", group.begin, ".");
-    for (const StateTensor& one : StateTensors(group.state)) archive.write(name + one.name, one.tensor);
-    archive.write(name + "offsets", at::tensor(group.state.offsets));
+    for (const StateTensor& one : StateTensors(group.state)) states[one.name].push_back(one.tensor.cpu());
+    offsets.insert(offsets.end(), group.state.offsets.begin(), group.state.offsets.end());
   }
+  for (const auto& [name, tensors] : states) archive.write("state." + name, at::cat(tensors));
+  archive.write("offsets", at::tensor(offsets));
   std::vector<int64_t> lessons, cursors, begun;
   for (size_t r = 0; r < rows_.size(); ++r) {
     lessons.push_back(rows_[r].lessons);
@@ -508,7 +602,7 @@ absl::Status Trainer::LoadCheckpoint(const std::string& path) {
   try {
     std::istringstream stream(bytes);
     torch::serialize::InputArchive archive, optimizer;
-    archive.load_from(stream);
+    archive.load_from(stream, device_);
     const at::NoGradGuard no_grad;
     const auto read = [&](const std::string& key) {
       Tensor tensor;
@@ -526,11 +620,16 @@ absl::Status Trainer::LoadCheckpoint(const std::string& path) {
       rows_[r].cursor = cursors[r].item<int64_t>();
     }
     step_ = read("step").item<int64_t>();
+    const Tensor offsets = read("offsets");
     for (Group& group : groups_) {
-      const std::string name = absl::StrCat("group.", group.begin, ".");
-      for (const StateSlot& slot : StateSlots(&group.state)) *slot.tensor = read(name + slot.name);
-      const Tensor offsets = read(name + "offsets");
-      for (int64_t i = 0; i < offsets.size(0); ++i) group.state.offsets[i] = offsets[i].item<int64_t>();
+      for (const StateSlot& slot : StateSlots(&group.state)) {
+        const Tensor all = read("state." + slot.name);
+        const int64_t each = all.size(0) / recipe_.rows;  // memory tensors hold [rows * heads, ...]
+        *slot.tensor = all.narrow(0, group.begin * each, (group.end - group.begin) * each).clone();
+      }
+      for (int64_t r = group.begin; r < group.end; ++r) {
+        group.state.offsets[r - group.begin] = offsets[r].item<int64_t>();
+      }
     }
   } catch (const std::exception& error) {
     return absl::DataLossError(absl::StrCat("checkpoint '", path, "': ", error.what()));
@@ -551,7 +650,7 @@ absl::Status Trainer::StartFrom(const std::string& folder) {
 absl::Status Trainer::ExportModel(const std::string& folder) const {
   std::vector<NamedTensor> tensors;
   for (const ParameterShape& one : ParameterShapes(config_)) {
-    const Tensor value = parameters_.at(one.name).detach().contiguous();
+    const Tensor value = parameters_.at(one.name).detach().cpu().contiguous();
     tensors.push_back({one.name, one.shape, {value.data_ptr<float>(), value.data_ptr<float>() + value.numel()}});
   }
   RETURN_IF_ERROR(WriteFileAtomically(folder + "/model.safetensors", FormatSafetensors(tensors)));

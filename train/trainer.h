@@ -6,8 +6,8 @@
 // gradients stay inside a step, and what a step writes is judged by whether older facts survive it.
 //
 // Rows are worked through in groups of a few, small enough for a core's cache, on `threads` threads; groups, not
-// threads, say in which order gradients add up, so that the number of threads changes no bit. The trainer itself is
-// bound to one thread.
+// threads, say in which order gradients add up, so that the number of threads changes no bit. On a device that is no
+// CPU all rows are one group. The trainer itself is bound to one thread.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -30,12 +30,22 @@ class AdamW;
 
 namespace mnemosyne {
 
+// A value that was told in the step's segment: `length` queries of a question, from `from` on, look for the keys of
+// as many tokens of the segment, from `to` on.
+struct Match {
+  int64_t question = 0, row = 0, from = 0, to = 0, length = 0;
+};
+
 class Trainer {
  public:
+  struct Options {
+    int threads = 1;                           // on a CPU; changes no bit of the result
+    at::Device device = at::Device(at::kCPU);  // on another than a CPU all rows are one group
+  };
   // INVALID_ARGUMENT: the recipe cannot train such a model.
   static absl::Status Check(const ModelConfig& config, const Recipe& recipe);
   // Both have been checked.
-  Trainer(const ModelConfig& config, const Recipe& recipe, LessonData data, int threads);
+  Trainer(const ModelConfig& config, const Recipe& recipe, LessonData data, const Options& options);
   ~Trainer();
 
   struct StepReport {
@@ -87,18 +97,15 @@ class Trainer {
     at::Tensor spread;   // alike, what each counts in spread_cost
     at::Tensor answers;  // [rows, segment_tokens - 1], 1 where the next token answers a question of the text itself
     std::vector<bool> fresh;  // whose lesson begins with it
-  };
-  // A value that was told in the step's segment: `length` queries of a question, from `from` on, look for the keys of
-  // as many tokens of the segment, from `to` on.
-  struct Match {
-    int64_t question = 0, row = 0, from = 0, to = 0, length = 0;
+    Segments On(at::Device device) const;
   };
   // Questions of about one length.
   struct Questions {
-    at::Tensor row;  // [n], of the group
+    std::vector<int64_t> rows;  // n, of the group
     // [n, longest]; is_answer: 1 where a target is an answer's; weights: of its loss.
     at::Tensor tokens, targets, is_answer, weights;
     std::vector<Match> matches;
+    Questions On(at::Device device) const;
   };
   struct Batch {
     Segments segments;
@@ -123,6 +130,7 @@ class Trainer {
   std::vector<Row> rows_;
   std::vector<Group> groups_;
   const int threads_;
+  const at::Device device_;
   int64_t step_ = 0;
 };
 

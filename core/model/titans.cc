@@ -1,5 +1,7 @@
 #include "core/model/titans.h"
 
+#include <c10/core/GradMode.h>
+
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -94,7 +96,7 @@ struct Titans::Block {
     }
     learned->surprise = at::cat(surprises, 1);
     learned->write = at::cat(writes, 1);
-    if (at::GradMode::is_enabled()) {  // only training asks for them
+    if (c10::GradMode::is_enabled()) {  // only training asks for them
       learned->queries = at::cat(queries, 2);
       learned->keys = at::cat(keys, 2);
     }

@@ -28,7 +28,8 @@ class SideEvaluationTest : public TrainFolderTest {
     const ModelConfig config = SmallConfig();
     ASSERT_OK(Trainer::Check(config, *recipe));
     trainer_ = std::make_unique<Trainer>(
-        config, *recipe, LessonData{Words(), English(), Haystack::Noise(), *Tokenizer::Create(config, "")}, 1);
+        config, *recipe, LessonData{Words(), English(), Haystack::Noise(), *Tokenizer::Create(config, "")},
+        Trainer::Options());
     log_ = *TrainingLog::Open(folder_.File("log"), /*append=*/false);
   }
   std::vector<nlohmann::json> Lines() {

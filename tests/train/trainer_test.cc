@@ -43,7 +43,8 @@ class TrainerTest : public testing::Test {
     EXPECT_OK(english);
     return std::make_unique<Trainer>(
         SmallConfig(), *recipe,
-        LessonData{*vocabulary, *english, Haystack::Noise(), *Tokenizer::Create(SmallConfig(), "")}, threads);
+        LessonData{*vocabulary, *english, Haystack::Noise(), *Tokenizer::Create(SmallConfig(), "")},
+        Trainer::Options{.threads = threads});
   }
   TempFolder folder_;
 };
