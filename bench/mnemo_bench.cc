@@ -5,14 +5,12 @@
 //   mnemo-bench babilong --haystack=held_out.txt   stories of the bAbI world, by task and size
 //   mnemo-bench facts --samples=20                 facts that no model of ours was trained on, a JSON line each
 //   mnemo-bench stories --samples=20               stories as babilong has them, a JSON line each
-#include <cerrno>
 #include <cstdio>
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
@@ -43,7 +41,8 @@ ABSL_FLAG(std::vector<std::string>, haystack, {}, "text files that the model was
 ABSL_FLAG(std::string, words, "/usr/share/wordnet", "the folder of WordNet's files (Debian: wordnet-base)");
 ABSL_FLAG(uint64_t, seed, 1, "which needles, depths and places of the haystack");
 ABSL_FLAG(std::string, model, "", "the model; empty: the server's default");
-ABSL_FLAG(std::string, json, "", "a file that also gets a JSON object a line");
+ABSL_FLAG(std::string, json, "", "a file that also gets a JSON object a cell");
+ABSL_FLAG(bool, resume, false, "keep what --json has already, and measure only the cells that it lacks");
 
 namespace mnemosyne {
 namespace {
@@ -120,14 +119,13 @@ absl::Status Measure(absl::Status (*measure)(RecallBench*)) {
   ASSIGN_OR_RETURN(const Vocabulary vocabulary, Vocabulary::Load(absl::GetFlag(FLAGS_words)));
   ASSIGN_OR_RETURN(const Haystack english, Haystack::FromFiles(absl::GetFlag(FLAGS_haystack)));
   ASSIGN_OR_RETURN(const auto client, client::Client::Connect(absl::GetFlag(FLAGS_server), {}));
-  RecallBench::Options options = {.model = absl::GetFlag(FLAGS_model), .parallel = absl::GetFlag(FLAGS_parallel)};
-  const std::string json = absl::GetFlag(FLAGS_json);
-  if (!json.empty()) options.json = std::fopen(json.c_str(), "w");
-  if (!json.empty() && options.json == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat("--json: '", json, "'"));
-  const absl::Cleanup close = [&] {
-    if (options.json != nullptr) std::fclose(options.json);
-  };
-  RecallBench bench(options, client.get(), &vocabulary, &english);
+  if (absl::GetFlag(FLAGS_resume) && absl::GetFlag(FLAGS_json).empty()) {
+    return absl::InvalidArgumentError("--resume needs --json");
+  }
+  ASSIGN_OR_RETURN(ResultFile results, ResultFile::Open(absl::GetFlag(FLAGS_json), absl::GetFlag(FLAGS_resume)));
+  ASSIGN_OR_RETURN(RecallBench bench,
+                   RecallBench::Create({.model = absl::GetFlag(FLAGS_model), .parallel = absl::GetFlag(FLAGS_parallel)},
+                                       client.get(), &vocabulary, &english, &results));
   return measure(&bench);
 }
 

@@ -1,16 +1,30 @@
 #include "bench/recall_bench.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
+#include <cstdio>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "core/base/status_macros.h"
 
 namespace mnemosyne {
 
 using Json = nlohmann::json;
+
+absl::StatusOr<RecallBench> RecallBench::Create(const Options& options, client::Client* client,
+                                                const Vocabulary* vocabulary, const Haystack* english,
+                                                ResultFile* results) {
+  ASSIGN_OR_RETURN(const std::vector<client::ModelInfo> models, client->ListModels());
+  for (const client::ModelInfo& model : models) {
+    const bool is_default = options.model.empty() && &model == models.data();
+    if (is_default || model.name == options.model) {
+      return RecallBench(options, client, model, vocabulary, english, results);
+    }
+  }
+  return absl::NotFoundError(absl::StrCat("the server has no model '", options.model, "'"));
+}
 
 absl::StatusOr<std::vector<std::string>> RecallBench::Ask(const std::string& session, const RecallSample& sample,
                                                           int64_t* tokens) {
@@ -31,11 +45,16 @@ absl::StatusOr<std::vector<std::string>> RecallBench::Ask(const std::string& ses
   return answers;
 }
 
-absl::StatusOr<RecallBench::Measured> RecallBench::Measure(const RecallCell& cell) {
+absl::StatusOr<Json> RecallBench::Measure(const RecallCell& cell) {
   constexpr int64_t kBytesAFact = 128;
   if (cell.task.story == 0 && cell.facts * kBytesAFact > cell.bytes) {
     return absl::InvalidArgumentError(absl::StrCat(cell.facts, " facts do not fit in ", cell.bytes, " bytes"));
   }
+  const Json named = {{"model", model_.name},    {"fingerprint", model_.fingerprint},
+                      {"task", cell.task.name},  {"bytes", cell.bytes},
+                      {"facts", cell.facts},     {"asked", cell.asked},
+                      {"samples", cell.samples}, {"seed", cell.seed}};
+  if (const Json* const known = results_->Find(named)) return *known;
   const int parallel = std::max(1, options_.parallel);
   std::vector<RecallScore> scores(parallel);
   std::vector<int64_t> tokens(parallel);
@@ -55,13 +74,25 @@ absl::StatusOr<RecallBench::Measured> RecallBench::Measure(const RecallCell& cel
     });
   }
   for (std::thread& thread : threads) thread.join();
-  Measured measured;
+  RecallScore score;
+  int64_t read = 0;
   for (int t = 0; t < parallel; ++t) {
     RETURN_IF_ERROR(statuses[t]);
-    measured.score.Add(scores[t]);
-    measured.tokens += tokens[t];
+    score.Add(scores[t]);
+    read += tokens[t];
   }
-  measured.seconds = absl::ToDoubleSeconds(absl::Now() - begin);
+  const auto percent = [](int64_t part, int64_t whole) {
+    return 100.0 * static_cast<double>(part) / static_cast<double>(whole);
+  };
+  Json measured = {{"tokens", read / cell.samples},
+                   {"questions", score.questions},
+                   {"right", score.right},
+                   {"exact_percent", percent(score.right, score.questions)},
+                   {"characters_percent", percent(score.characters_right, score.characters)},
+                   {"state_bytes", model_.state_bytes},
+                   {"seconds", absl::ToDoubleSeconds(absl::Now() - begin)}};
+  RETURN_IF_ERROR(results_->Add(named, measured));
+  measured.update(named);
   return measured;
 }
 
@@ -75,41 +106,18 @@ absl::StatusOr<double> RecallBench::BytesAToken() {
 }
 
 absl::Status RecallBench::RunCell(const RecallCell& cell) {
-  ASSIGN_OR_RETURN(const Measured measured, Measure(cell));
-  const RecallTask& task = cell.task;
-  const int64_t tokens = measured.tokens / cell.samples;
-  std::printf(
-      "%-8s %8lld bytes  %8lld tokens  %3lld facts  %5lld questions  exact %5.1f%%  characters %5.1f%%  %6.1f s\n",
-      task.name.c_str(), static_cast<long long>(cell.bytes), static_cast<long long>(tokens),
-      static_cast<long long>(cell.facts), static_cast<long long>(measured.score.questions), measured.exact(),
-      measured.characters(), measured.seconds);
+  ASSIGN_OR_RETURN(const Json measured, Measure(cell));
+  absl::PrintF("%-8s %8d bytes  %8d tokens  %3d facts  %5d questions  exact %5.1f%%  characters %5.1f%%  %6.1f s\n",
+               cell.task.name, cell.bytes, measured["tokens"].get<int64_t>(), cell.facts,
+               measured["questions"].get<int64_t>(), measured["exact_percent"].get<double>(),
+               measured["characters_percent"].get<double>(), measured["seconds"].get<double>());
   std::fflush(stdout);
-  if (options_.json == nullptr) return absl::OkStatus();
-  const Json line = {{"task", task.name},
-                     {"bytes", cell.bytes},
-                     {"tokens", tokens},
-                     {"facts", cell.facts},
-                     {"seed", cell.seed},
-                     {"questions", measured.score.questions},
-                     {"right", measured.score.right},
-                     {"exact_percent", measured.exact()},
-                     {"characters_percent", measured.characters()},
-                     {"seconds", measured.seconds}};
-  std::fprintf(options_.json, "%s\n", line.dump().c_str());
-  std::fflush(options_.json);
   return absl::OkStatus();
 }
 
 absl::Status RecallBench::RunCapacity(const RecallTask& task, int64_t bytes, int64_t max_facts, int64_t questions,
                                       uint64_t seed) {
-  ASSIGN_OR_RETURN(const std::vector<client::ModelInfo> models, client_->ListModels());
-  double state_kib = 0;
-  for (const client::ModelInfo& model : models) {
-    if (model.name == options_.model || (options_.model.empty() && &model == models.data())) {
-      state_kib = static_cast<double>(model.state_bytes) / 1024;
-    }
-  }
-  if (state_kib == 0) return absl::NotFoundError(absl::StrCat("the server has no model '", options_.model, "'"));
+  const double state_kib = static_cast<double>(model_.state_bytes) / 1024;
   for (int64_t facts = 1; facts <= max_facts; facts *= 2) {
     constexpr int64_t kAskedAtMost = 64;  // of one haystack: the cost is in reading it
     const int64_t asked = std::min({facts, kAskedAtMost, questions});
@@ -119,26 +127,11 @@ absl::Status RecallBench::RunCapacity(const RecallTask& task, int64_t bytes, int
                              .asked = asked,
                              .samples = (questions + asked - 1) / asked,
                              .seed = seed};
-    ASSIGN_OR_RETURN(const Measured measured, Measure(cell));
-    const double held = static_cast<double>(facts) * measured.exact() / 100;
-    std::printf("%-8s %8lld bytes  %3lld facts  %5lld questions  exact %5.1f%%  held %6.1f  %.3f a KiB of state\n",
-                task.name.c_str(), static_cast<long long>(bytes), static_cast<long long>(facts),
-                static_cast<long long>(measured.score.questions), measured.exact(), held, held / state_kib);
+    ASSIGN_OR_RETURN(const Json measured, Measure(cell));
+    const double exact = measured["exact_percent"].get<double>(), held = static_cast<double>(facts) * exact / 100;
+    absl::PrintF("%-8s %8d bytes  %3d facts  %5d questions  exact %5.1f%%  held %6.1f  %.3f a KiB of state\n",
+                 task.name, bytes, facts, measured["questions"].get<int64_t>(), exact, held, held / state_kib);
     std::fflush(stdout);
-    if (options_.json == nullptr) continue;
-    const Json line = {{"task", task.name},
-                       {"bytes", bytes},
-                       {"facts", facts},
-                       {"seed", seed},
-                       {"questions", measured.score.questions},
-                       {"right", measured.score.right},
-                       {"exact_percent", measured.exact()},
-                       {"characters_percent", measured.characters()},
-                       {"facts_held", held},
-                       {"facts_a_kib", held / state_kib},
-                       {"seconds", measured.seconds}};
-    std::fprintf(options_.json, "%s\n", line.dump().c_str());
-    std::fflush(options_.json);
   }
   return absl::OkStatus();
 }

@@ -1,14 +1,16 @@
 // Recall, measured through a running server: how often a needle is found, and how many facts a state holds.
 //
-// One line a cell goes to standard output as it is done, and a JSON object a line to `json` when it is not null.
+// One line a cell goes to standard output as it is done, and to the results' file; a cell that is in the file already
+// is not measured again.
 #pragma once
 
 #include <cstdint>
-#include <cstdio>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "bench/result_file.h"
 #include "client/client.h"
 #include "train/recall_evaluation.h"
 
@@ -19,11 +21,10 @@ class RecallBench {
   struct Options {
     std::string model;  // empty: the server's default
     int parallel = 2;   // sessions at a time
-    std::FILE* json = nullptr;
   };
-  // client, vocabulary, english: not owned.
-  RecallBench(const Options& options, client::Client* client, const Vocabulary* vocabulary, const Haystack* english)
-      : options_(options), client_(client), vocabulary_(vocabulary), english_(english) {}
+  // NOT_FOUND: the server has no such model. client, vocabulary, english, results: not owned.
+  static absl::StatusOr<RecallBench> Create(const Options& options, client::Client* client,
+                                            const Vocabulary* vocabulary, const Haystack* english, ResultFile* results);
 
   // INVALID_ARGUMENT: the facts do not fit. A story's haystack of 0 bytes is the story alone.
   absl::Status RunCell(const RecallCell& cell);
@@ -33,21 +34,26 @@ class RecallBench {
   absl::StatusOr<double> BytesAToken();
 
  private:
-  struct Measured {
-    RecallScore score;
-    int64_t tokens = 0;  // read in all
-    double seconds = 0;
-    double exact() const { return 100.0 * score.right / score.questions; }
-    double characters() const { return 100.0 * score.characters_right / score.characters; }
-  };
-  absl::StatusOr<Measured> Measure(const RecallCell& cell);
+  RecallBench(const Options& options, client::Client* client, client::ModelInfo model, const Vocabulary* vocabulary,
+              const Haystack* english, ResultFile* results)
+      : options_(options),
+        client_(client),
+        model_(std::move(model)),
+        vocabulary_(vocabulary),
+        english_(english),
+        results_(results) {}
+
+  // What the file has of a cell, or what is measured now and put there.
+  absl::StatusOr<nlohmann::json> Measure(const RecallCell& cell);
   // Streams the sample's text to a session of its own, asks, and removes the session.
   absl::StatusOr<std::vector<std::string>> Ask(const std::string& session, const RecallSample& sample, int64_t* tokens);
 
   const Options options_;
   client::Client* const client_;
+  const client::ModelInfo model_;
   const Vocabulary* const vocabulary_;
   const Haystack* const english_;
+  ResultFile* const results_;
 };
 
 }  // namespace mnemosyne

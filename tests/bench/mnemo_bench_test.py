@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Runs mnemo-bench against a real server: what it prints, what its file gets, how it goes on.
+
+usage: mnemo_bench_test.py MNEMO_BENCH MNEMOSYNED MODEL_FOLDER
+"""
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+BENCH, SERVER, MODEL = sys.argv[1:4]
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("MNEMOSYNE_")}
+
+
+class MnemoBenchTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+        with open(self.path("text.txt"), "w", encoding="utf-8") as file:
+            file.write("And the rivers ran down to the sea, and nobody counted the stones. " * 100)
+        server = subprocess.Popen([SERVER, f"--models=m={MODEL}", "--data=data", "--listen=127.0.0.1:0",
+                                   "--metrics_address="],
+                                  cwd=self.folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(server.stderr.close)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        self.address = None
+        for line in server.stderr:
+            found = re.search(r"serving on (\S+?)\"?$", line.strip())
+            if found:
+                self.address = found.group(1)
+                return
+        self.fail("the server ended")
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def bench(self, *arguments):
+        done = subprocess.run([BENCH, f"--server={self.address}", "--haystack=text.txt", *arguments], cwd=self.folder,
+                              env=ENVIRONMENT, timeout=300, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    def lines(self, name):
+        with open(self.path(name), encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+
+    def test_measures_cells_and_goes_on_where_it_was_cut_off(self):
+        asked = ("recall", "--tasks=number,passkey", "--bytes=256,512", "--samples=2", "--json=out.jsonl")
+        code, out, err = self.bench(*asked)
+        self.assertEqual(code, 0, err)
+        self.assertEqual(len(out.splitlines()), 4)
+        whole = self.lines("out.jsonl")
+        self.assertEqual([(line["task"], line["bytes"]) for line in whole],
+                         [("number", 256), ("number", 512), ("passkey", 256), ("passkey", 512)])
+        for line in whole:
+            self.assertEqual((line["questions"], line["samples"], line["model"]), (2, 2, "m"))
+            self.assertAlmostEqual(line["exact_percent"], 50 * line["right"])
+            self.assertGreaterEqual(line["tokens"], line["bytes"])
+
+        # The last line's end is lost, as when the program is killed while it writes.
+        with open(self.path("out.jsonl"), "rb+") as file:
+            file.truncate(os.path.getsize(self.path("out.jsonl")) - 5)
+        code, out, err = self.bench(*asked, "--resume")
+        self.assertEqual(code, 0, err)
+        self.assertEqual(len(out.splitlines()), 4)
+        resumed = self.lines("out.jsonl")
+        self.assertEqual(resumed[:3], whole[:3])  # their seconds too: they were not measured again
+        for line in whole[3], resumed[3]:
+            del line["seconds"]
+        self.assertEqual(resumed[3], whole[3])  # the same samples, the same answers
+
+        code, _, err = self.bench(*asked, "--resume", "--seed=2")
+        self.assertEqual(code, 0, err)
+        self.assertEqual(len(self.lines("out.jsonl")), 8)
+
+    def test_capacity_counts_what_is_held(self):
+        code, out, err = self.bench("capacity", "--tasks=number", "--capacity_bytes=1024", "--max_facts=4",
+                                    "--questions=4", "--json=out.jsonl")
+        self.assertEqual(code, 0, err)
+        self.assertEqual(len(out.splitlines()), 3)
+        self.assertEqual([(line["facts"], line["questions"]) for line in self.lines("out.jsonl")],
+                         [(1, 4), (2, 4), (4, 4)])
+
+    def test_errors_name_what_is_wrong(self):
+        for arguments, what in (
+                (("recall", "--resume"), "--resume needs --json"),
+                (("recall", "--model=none"), "no model 'none'"),
+                (("recall", "--tasks=qa1"), "'qa1' is none of these tasks"),
+                (("recall", "--json=no/such/folder"), "no/such/folder"),
+        ):
+            code, _, err = self.bench(*arguments)
+            self.assertEqual(code, 1, arguments)
+            self.assertIn(what, err)
+        with open(self.path("bad.jsonl"), "w", encoding="utf-8") as file:
+            file.write("{}\nnot json\n")
+        code, _, err = self.bench("recall", "--json=bad.jsonl", "--resume")
+        self.assertEqual(code, 1)
+        self.assertIn("line 2", err)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])
