@@ -30,6 +30,8 @@ ABSL_FLAG(std::string, words, "/usr/share/wordnet", "the folder of WordNet's ind
 ABSL_FLAG(std::string, out, "", "the folder that gets config.json, model.safetensors, checkpoint and train.jsonl");
 ABSL_FLAG(std::string, init, "",
           "a model's folder to start from in place of random weights; it may have fewer blocks and a smaller ff_dim");
+ABSL_FLAG(std::vector<std::string>, only, {},
+          "train only weights whose name has one of these parts, such as memory.gates; empty: all");
 ABSL_FLAG(bool, resume, false, "go on from the checkpoint in --out");
 ABSL_FLAG(int64_t, stop_after, 0, "stop after this step of the recipe; 0: at its end");
 ABSL_FLAG(int, threads, static_cast<int>(std::thread::hardware_concurrency()),
@@ -131,7 +133,8 @@ absl::Status Train() {
   ASSIGN_OR_RETURN(const ModelConfig config, ParseModelConfig(config_text));
   ASSIGN_OR_RETURN(const std::string recipe_text, ReadFile(absl::GetFlag(FLAGS_recipe)));
   ASSIGN_OR_RETURN(const Recipe recipe, ParseRecipe(recipe_text));
-  RETURN_IF_ERROR(Trainer::Check(config, recipe));
+  const std::vector<std::string> only = absl::GetFlag(FLAGS_only);
+  RETURN_IF_ERROR(Trainer::Check(config, recipe, only));
   ASSIGN_OR_RETURN(const EvaluationPlan plan, PlanFromFlags());
   ASSIGN_OR_RETURN(const Vocabulary vocabulary, Vocabulary::Load(absl::GetFlag(FLAGS_words)));
   ASSIGN_OR_RETURN(const Haystack english, Haystack::FromFiles(absl::GetFlag(FLAGS_corpus)));
@@ -152,7 +155,7 @@ absl::Status Train() {
   ASSIGN_OR_RETURN(const std::unique_ptr<TrainingLog> log,
                    TrainingLog::Open(out + "/train.jsonl", absl::GetFlag(FLAGS_resume)));
 
-  Trainer::Options options = {.threads = std::max(1, absl::GetFlag(FLAGS_threads))};
+  Trainer::Options options = {.only = only, .threads = std::max(1, absl::GetFlag(FLAGS_threads))};
   ASSIGN_OR_RETURN(options.device, DeviceFromFlag());
   Trainer trainer(config, recipe, std::move(data), options);
   if (absl::GetFlag(FLAGS_resume)) RETURN_IF_ERROR(trainer.LoadCheckpoint(checkpoint));

@@ -8,6 +8,7 @@
 #include <sstream>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
@@ -85,6 +86,11 @@ constexpr float kFirstSpread = 4;  // of a value's first character, against the 
 
 // A query meets its key among those of the segment: nats by which a softmax over them misses it, a head each.
 constexpr double kMatchScale = 10;
+
+bool IsTrained(const std::string& name, const std::vector<std::string>& only) {
+  return only.empty() ||
+         std::any_of(only.begin(), only.end(), [&](const std::string& part) { return absl::StrContains(name, part); });
+}
 
 struct Missed {
   Tensor miss;     // nats, summed over characters, mean over the heads
@@ -192,7 +198,14 @@ struct Trainer::GroupReport {
          spread = 0, drill_found = 0, drill_noise = 0, drill_confused = 0;
 };
 
-absl::Status Trainer::Check(const ModelConfig& config, const Recipe& recipe) {
+absl::Status Trainer::Check(const ModelConfig& config, const Recipe& recipe, const std::vector<std::string>& only) {
+  const std::vector<ParameterShape> shapes = ParameterShapes(config);
+  for (const std::string& part : only) {
+    const auto has_part = [&](const ParameterShape& one) { return absl::StrContains(one.name, part); };
+    if (std::none_of(shapes.begin(), shapes.end(), has_part)) {
+      return absl::InvalidArgumentError(absl::StrCat("no weight of the model has '", part, "' in its name"));
+    }
+  }
   if (recipe.segment_tokens % config.block_tokens() != 0) {
     return absl::InvalidArgumentError(absl::StrCat("recipe key 'segment_tokens' is ", recipe.segment_tokens,
                                                    "; it must be a multiple of ", config.block_tokens()));
@@ -232,6 +245,7 @@ Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, LessonData dat
   for (const ParameterShape& one : ParameterShapes(config)) {
     Tensor& weight = parameters_.at(one.name);
     weight = weight.to(device_);
+    if (!IsTrained(one.name, options.only)) continue;
     weights_.push_back(weight);
     if (recipe.echo_init && IsOfKeys(one.name)) {
       keys.push_back(weight);
@@ -477,6 +491,8 @@ Trainer::GroupReport Trainer::RunDrill(uint64_t index) const {
   report.drill_found = score.found;
   report.drill_noise = score.noise;
   report.drill_confused = score.confused;
+  report.gradients.resize(weights_.size());
+  if (!score.loss.requires_grad()) return report;  // nothing that it depends on is trained
   report.gradients = torch::autograd::grad({stage.drill_cost / static_cast<double>(kDrills) * score.loss}, weights_,
                                            /*grad_outputs=*/{}, /*retain_graph=*/false, /*create_graph=*/false,
                                            /*allow_unused=*/true);

@@ -39,12 +39,13 @@ struct Match {
 class Trainer {
  public:
   struct Options {
+    std::vector<std::string> only{};           // train only weights whose name has one of these parts; empty: all
     int threads = 1;                           // on a CPU; changes no bit of the result
     at::Device device = at::Device(at::kCPU);  // on another than a CPU all rows are one group
   };
-  // INVALID_ARGUMENT: the recipe cannot train such a model.
-  static absl::Status Check(const ModelConfig& config, const Recipe& recipe);
-  // Both have been checked.
+  // INVALID_ARGUMENT: the recipe cannot train such a model, or a part of `only` is in no weight's name.
+  static absl::Status Check(const ModelConfig& config, const Recipe& recipe, const std::vector<std::string>& only = {});
+  // All have been checked.
   Trainer(const ModelConfig& config, const Recipe& recipe, LessonData data, const Options& options);
   ~Trainer();
 

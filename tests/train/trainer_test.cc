@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "core/base/file.h"
 #include "core/model/model.h"
+#include "core/model/parameters.h"
 #include "tests/core/model/random_model.h"
 #include "tests/status_matchers.h"
 #include "tests/temp_folder.h"
@@ -34,7 +37,7 @@ class TrainerTest : public testing::Test {
       text += "the quick brown fox number " + std::to_string(i * 7919) + " jumps over the lazy dog. ";
     ASSERT_OK(WriteFileAtomically(folder_.File("text.txt"), text));
   }
-  std::unique_ptr<Trainer> NewTrainer(int threads = 2) {
+  std::unique_ptr<Trainer> NewTrainer(int threads = 2, const std::vector<std::string>& only = {}) {
     auto recipe = ParseRecipe(kRecipe);
     EXPECT_OK(recipe);
     auto vocabulary = Vocabulary::Load(folder_.path());
@@ -44,7 +47,7 @@ class TrainerTest : public testing::Test {
     return std::make_unique<Trainer>(
         SmallConfig(), *recipe,
         LessonData{*vocabulary, *english, Haystack::Noise(), *Tokenizer::Create(SmallConfig(), "")},
-        Trainer::Options{.threads = threads});
+        Trainer::Options{.only = only, .threads = threads});
   }
   TempFolder folder_;
 };
@@ -74,6 +77,25 @@ TEST_F(TrainerTest, TheNumberOfThreadsChangesNoBit) {
     EXPECT_EQ(a.text_loss, b.text_loss) << "step " << i;
     EXPECT_EQ(a.answer_loss, b.answer_loss) << "step " << i;
     EXPECT_EQ(a.gradient_norm, b.gradient_norm) << "step " << i;
+  }
+}
+
+TEST_F(TrainerTest, OnlyTheNamedWeightsChange) {
+  const auto trainer = NewTrainer(2, {"memory.gates", "head.weight"});
+  const auto weights = [&] {
+    EXPECT_OK(trainer->ExportModel(folder_.path()));
+    const std::string file = *ReadFile(folder_.File("model.safetensors"));
+    std::map<std::string, std::vector<float>> values;
+    const absl::StatusOr<std::vector<NamedTensor>> tensors = LoadParameters(SmallConfig(), file);
+    EXPECT_OK(tensors);
+    for (const NamedTensor& one : *tensors) values[one.name] = one.values;
+    return values;
+  };
+  const auto before = weights();
+  for (int i = 0; i < 8; ++i) trainer->Step();  // into the second stage, which has drills
+  for (const auto& [name, values] : weights()) {
+    const bool is_named = name.find("memory.gates") != std::string::npos || name == "head.weight";
+    EXPECT_EQ(values != before.at(name), is_named) << name;
   }
 }
 
@@ -117,6 +139,8 @@ TEST(TrainerCheck, ErrorsNameTheKey) {
   config = SmallConfig();
   config.blocks = {BlockKind::kSwa, BlockKind::kMac};
   refused(config, recipe, "'drill_facts' is not 0");
+  EXPECT_THAT(Trainer::Check(SmallConfig(), recipe, {"memory.gates", "memory.doors"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'memory.doors'")));
 }
 
 TEST(Recipe, ErrorsNameTheKey) {
