@@ -17,6 +17,8 @@ import tempfile
 import time
 
 FACTS, NEEDED = 20, 18
+# Of the models that come along, the one that holds most numbers for long.
+MODEL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "models", "numbers")
 
 
 def say(text=""):
@@ -54,8 +56,9 @@ class Demo:
     def start(self):
         begin = time.monotonic()
         log = open(os.path.join(self.folder, "server.log"), "ab")
-        self.server = subprocess.Popen([self.program("mnemosyned"), "--data=" + self.folder + "/data",
-                                        "--listen=" + self.address, "--metrics_address="], stderr=log, stdout=log)
+        self.server = subprocess.Popen([self.program("mnemosyned"), "--models=numbers=" + MODEL,
+                                        "--data=" + self.folder + "/data", "--listen=" + self.address,
+                                        "--metrics_address="], stderr=log, stdout=log)
         while subprocess.run([self.program("mnemo"), "models", "--server=" + self.address, "--connect_timeout=200ms"],
                              capture_output=True).returncode != 0:
             if self.server.poll() is not None or time.monotonic() - begin > 30:

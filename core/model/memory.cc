@@ -1,7 +1,10 @@
 #include "core/model/memory.h"
 
+#include <c10/core/GradMode.h>
+
 #include <limits>
 
+#include "core/model/causal_conv.h"
 #include "core/model/tensor_ops.h"
 
 namespace mnemosyne {
@@ -46,8 +49,29 @@ std::vector<Tensor> Split(const Tensor& tensor, at::IntArrayRef sizes) {
   return tensor.split_with_sizes(sizes, 1);
 }
 
+// The same as Convolved, where no gradient is asked for on a CPU.
+Tensor ConvolvedOnCpu(const Tensor& history, const Tensor& weight, const Tensor& bias, const MemoryConfig& config) {
+  const Tensor rows = history.contiguous(), taps = weight.t().contiguous();  // [K, c H d]
+  const int64_t sessions = rows.size(0), tokens = rows.size(1) - config.conv + 1, channels = rows.size(2);
+  const int64_t width = config.head_dim, kinds = channels / config.inner();
+  Tensor out = at::empty({kinds, sessions * config.heads, tokens, width}, rows.options());
+  for (int64_t n = 0; n < sessions; ++n) {
+    for (int64_t kind = 0; kind < kinds; ++kind) {
+      const int64_t from = kind * config.inner();
+      CausalConv(
+          {rows[n].data_ptr<float>() + from, taps.data_ptr<float>() + from, bias.data_ptr<float>() + from, channels},
+          tokens, config.inner(), config.conv, width,
+          out.data_ptr<float>() + (kind * sessions + n) * config.heads * tokens * width);
+    }
+  }
+  return at::silu_(out);
+}
+
 // history [N, K - 1 + T, c H d] -> silu of its depthwise convolution, [c, N H, T, d].
 Tensor Convolved(const Tensor& history, const Tensor& weight, const Tensor& bias, const MemoryConfig& config) {
+  if (history.is_cpu() && history.scalar_type() == at::kFloat && !c10::GradMode::is_enabled()) {
+    return ConvolvedOnCpu(history, weight, bias, config);
+  }
   const Tensor convolved = at::conv1d(history.transpose(1, 2), weight.unsqueeze(1), bias, at::IntArrayRef({1}),
                                       at::IntArrayRef({0}), at::IntArrayRef({1}), /*groups=*/weight.size(0))
                                .transpose(1, 2)
@@ -269,7 +293,8 @@ NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, MemoryState* state) 
 Tensor NeuralMemory::Projected(const Tensor& x, int64_t which) const {
   const int64_t inner = config_.inner(), from = which * inner, tokens = x.size(1) - config_.conv + 1;
   return Convolved(Linear(x, parameters_.in_weight.narrow(0, from, inner)),
-                   parameters_.conv_weight.narrow(0, from, inner), parameters_.conv_bias.narrow(0, from, inner), config_)
+                   parameters_.conv_weight.narrow(0, from, inner), parameters_.conv_bias.narrow(0, from, inner),
+                   config_)
       .view({x.size(0), config_.heads, tokens, config_.head_dim});
 }
 

@@ -30,23 +30,29 @@ class Scope {
   const std::string prefix_;
 };
 
+// A weight [out, in] laid out for Linear: columns one after another, so that no product has to turn it around first.
+// What is trained stays as it is.
+Tensor ForProducts(const Tensor& weight) {
+  return weight.defined() && !weight.requires_grad() ? weight.t().contiguous().t() : weight;
+}
+
 MemoryParameters MemoryParametersOf(const ModelConfig& config, const Scope& scope) {
   MemoryParameters p;
-  p.in_weight = at::cat(
-      {scope["q.weight"], scope["k.weight"], scope["v.weight"], scope["out_gate.weight"], scope["gates.weight"]});
+  p.in_weight = ForProducts(at::cat(
+      {scope["q.weight"], scope["k.weight"], scope["v.weight"], scope["out_gate.weight"], scope["gates.weight"]}));
   p.gates_bias = scope["gates.bias"];
-  p.conv_weight = at::cat({scope["q_conv.weight"], scope["k_conv.weight"], scope["v_conv.weight"]});
+  p.conv_weight = ForProducts(at::cat({scope["q_conv.weight"], scope["k_conv.weight"], scope["v_conv.weight"]}));
   p.conv_bias = at::cat({scope["q_conv.bias"], scope["k_conv.bias"], scope["v_conv.bias"]});
   for (int64_t l = 0; l < config.memory.depth; ++l) p.init.push_back(scope[absl::StrCat("init.", l)]);
   p.norm = scope["norm.weight"];
-  p.out = scope["o.weight"];
-  p.q_context = scope.Optional("q_context.weight");
+  p.out = ForProducts(scope["o.weight"]);
+  p.q_context = ForProducts(scope.Optional("q_context.weight"));
   return p;
 }
 
 AttentionParameters AttentionParametersOf(const Scope& scope) {
-  return {at::cat({scope["q.weight"], scope["k.weight"], scope["v.weight"]}), scope["o.weight"],
-          scope.Optional("persistent_k"), scope.Optional("persistent_v")};
+  return {ForProducts(at::cat({scope["q.weight"], scope["k.weight"], scope["v.weight"]})),
+          ForProducts(scope["o.weight"]), scope.Optional("persistent_k"), scope.Optional("persistent_v")};
 }
 
 }  // namespace
@@ -60,9 +66,9 @@ struct Titans::Block {
         norm3(scope.Optional("norm3.weight")),
         gate_attn_norm(scope.Optional("gate.attn_norm.weight")),
         gate_memory_norm(scope.Optional("gate.memory_norm.weight")),
-        gate_mix(scope.Optional("gate.mix.weight")),
-        ff_up(scope["ff.up.weight"]),
-        ff_down(scope["ff.down.weight"]) {
+        gate_mix(ForProducts(scope.Optional("gate.mix.weight"))),
+        ff_up(ForProducts(scope["ff.up.weight"])),
+        ff_down(ForProducts(scope["ff.down.weight"])) {
     if (HasMemory(kind)) memory.emplace(config, MemoryParametersOf(config, scope.In("memory.")));
     if (HasAttention(kind)) attention.emplace(config, AttentionParametersOf(scope.In("attn.")));
   }
@@ -153,7 +159,7 @@ Titans::Titans(const ModelConfig& config, const std::map<std::string, Tensor>& p
     : config_(config),
       embedding_(parameters.at("embed.weight")),
       norm_(parameters.at("norm.weight")),
-      head_(config.tie_embeddings ? embedding_ : parameters.at("head.weight")) {
+      head_(ForProducts(config.tie_embeddings ? embedding_ : parameters.at("head.weight"))) {
   const Scope root(parameters, "");
   for (size_t i = 0; i < config.blocks.size(); ++i) {
     blocks_.push_back(std::make_unique<Block>(config_, config.blocks[i], root.In(absl::StrCat("blocks.", i, "."))));
