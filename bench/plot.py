@@ -2,7 +2,7 @@
 """Draws what mnemo-bench and mnemo-train wrote as JSON lines (Debian: python3-matplotlib).
 
 usage: plot.py recall|capacity|training OUT.svg [NAME=]FILE...
-  recall     whole answers right by haystack size, a line for each task of each file
+  recall     whole answers right by haystack size, a line for each task and number of facts of each file
   capacity   whole answers right by number of facts, alike
   training   answers right and the answers' loss by step, a line for each file
 
@@ -32,10 +32,14 @@ def short(number):
 
 
 def draw_percent(axes, files, key, label):
+    # A line for each task, and by size also for each number of facts.
+    def line_of(row):
+        return row["task"] if key == "facts" or row["facts"] == 1 else "%s of %d" % (row["task"], row["facts"])
+
     for name, rows in files:
-        for task in dict.fromkeys(row["task"] for row in rows):
-            points = sorted((row[key], row["exact_percent"]) for row in rows if row["task"] == task)
-            axes.plot(*zip(*points), marker="o", label="%s %s" % (name, task) if name else task)
+        for line in dict.fromkeys(map(line_of, rows)):
+            points = sorted((row[key], row["exact_percent"]) for row in rows if line_of(row) == line)
+            axes.plot(*zip(*points), marker="o", label="%s %s" % (name, line) if name else line)
     places = sorted({row[key] for _, rows in files for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_xticks(places, [short(place) for place in places])

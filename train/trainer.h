@@ -112,8 +112,20 @@ class Trainer {
     Segments segments;
     std::vector<Questions> questions;
   };
-  struct Totals;  // of all groups, by which a group's losses are divided
-  struct GroupReport;
+  // Of all groups: what a group's losses are divided by.
+  struct Totals {
+    double rows = 0, inline_answers = 0, outside = 0, answer_bytes = 0, answer_weights = 0, matches = 0, values = 0;
+  };
+
+  struct GroupReport {
+    int64_t tokens = 0;
+    std::vector<at::Tensor> gradients;  // undefined where a weight had no part
+    BatchState state;
+    // Sums, not means.
+    double text = 0, answer = 0, wrong = 0, exact = 0, asked = 0, write = 0, write_facts = 0, alike = 0, found = 0,
+           spread = 0, drill_found = 0, drill_noise = 0, drill_confused = 0;
+  };
+  static constexpr size_t kDrills = 2;  // a step, each against itself
 
   void BeginLesson(int64_t row);
   Segments NextSegments(const Group& group);
