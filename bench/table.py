@@ -6,6 +6,7 @@ usage: table.py recall|capacity FILE...
   capacity   numbers of facts: whole answers right, facts held, and how many that is a KiB of state
 """
 import json
+import math
 import sys
 
 
@@ -40,7 +41,7 @@ def recall(rows):
     size_of = {row["bytes"]: row["bytes"] for row in rows}
     if rows and all(row["task"].startswith("qa") for row in rows):
         for row in rows:
-            size_of[row["bytes"]] = 1 << (row["tokens"].bit_length() - 1) if row["bytes"] else 0
+            size_of[row["bytes"]] = 1 << round(math.log2(row["tokens"])) if row["bytes"] else 0
     sizes = sorted(size_of)
     kinds = dict.fromkeys((row["task"], row["facts"], row["asked"]) for row in rows)
     lines = []
