@@ -1,7 +1,7 @@
 // What a benchmark measured, as JSON lines; an interrupted run goes on with the cells that its file lacks.
 //
 //   ASSIGN_OR_RETURN(ResultFile file, ResultFile::Open("recall.jsonl", /*resume=*/true));
-//   if (!file.Has(cell)) file.Add(cell, measured);
+//   if (file.Find(cell) == nullptr) RETURN_IF_ERROR(file.Add(cell, measured));
 //
 // Thread-compatible.
 #pragma once
