@@ -1,8 +1,9 @@
-// mnemo-bench: measures a running server (docs/recall.md).
+// mnemo-bench: measures a running server (docs/recall.md), or the engine alone (docs/performance.md).
 //
 //   mnemo-bench recall --haystack=held_out.txt     how often a needle is found, by kind, haystack and size
 //   mnemo-bench capacity --haystack=held_out.txt   how many facts one state holds
 //   mnemo-bench babilong --haystack=held_out.txt   stories of the bAbI world, by task and size
+//   mnemo-bench engine --models=models/recall      tokens/s of the engine alone, against the BLAS
 //   mnemo-bench facts --samples=20                 facts that no model of ours was trained on, a JSON line each
 //   mnemo-bench stories --samples=20               stories as babilong has them, a JSON line each
 #include <cstdio>
@@ -17,6 +18,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "bench/engine_bench.h"
 #include "bench/recall_bench.h"
 #include "core/base/status_macros.h"
 
@@ -41,6 +43,8 @@ ABSL_FLAG(std::vector<std::string>, haystack, {}, "text files that the model was
 ABSL_FLAG(std::string, words, "/usr/share/wordnet", "the folder of WordNet's files (Debian: wordnet-base)");
 ABSL_FLAG(uint64_t, seed, 1, "which needles, depths and places of the haystack");
 ABSL_FLAG(std::string, model, "", "the model; empty: the server's default");
+ABSL_FLAG(std::vector<std::string>, models, std::vector<std::string>({"models/recall"}), "engine: model folders");
+ABSL_FLAG(int, repeats, 9, "engine: of each measurement; medians are told");
 ABSL_FLAG(std::string, json, "", "a file that also gets a JSON object a cell");
 ABSL_FLAG(bool, resume, false, "keep what --json has already, and measure only the cells that it lacks");
 
@@ -129,6 +133,12 @@ absl::Status Measure(absl::Status (*measure)(RecallBench*)) {
   return measure(&bench);
 }
 
+absl::Status Engine() {
+  ASSIGN_OR_RETURN(ResultFile results, ResultFile::Open(absl::GetFlag(FLAGS_json), /*resume=*/false));
+  return RunEngineBench({.models = absl::GetFlag(FLAGS_models), .repeats = std::max(1, absl::GetFlag(FLAGS_repeats))},
+                        &results);
+}
+
 // Numbers, told in all the wordings that models/recall was trained on and asked for in all but RULER's long one; needs
 // no server.
 absl::Status Facts() {
@@ -166,18 +176,20 @@ absl::Status Stories() {
 
 int main(int argc, char** argv) {
   absl::SetProgramUsageMessage(
-      "mnemo-bench recall|capacity|babilong|facts|stories [flags]: measures a running server; see docs/recall.md");
+      "mnemo-bench recall|capacity|babilong|engine|facts|stories [flags]: measures a running server or the engine; see "
+      "docs/recall.md and docs/performance.md");
   const std::vector<char*> words = absl::ParseCommandLine(argc, argv);
   const std::string what = words.size() == 2 ? words[1] : "";
   const std::map<std::string, std::function<absl::Status()>> commands = {
       {"recall", [] { return mnemosyne::Measure(mnemosyne::Recall); }},
       {"capacity", [] { return mnemosyne::Measure(mnemosyne::Capacity); }},
       {"babilong", [] { return mnemosyne::Measure(mnemosyne::Babilong); }},
+      {"engine", mnemosyne::Engine},
       {"facts", mnemosyne::Facts},
       {"stories", mnemosyne::Stories}};
   const auto command = commands.find(what);
   if (command == commands.end()) {
-    std::fprintf(stderr, "mnemo-bench: say what to do: recall, capacity, babilong, facts or stories\n");
+    std::fprintf(stderr, "mnemo-bench: say what to do: recall, capacity, babilong, engine, facts or stories\n");
     return 2;
   }
   const absl::Status status = command->second();

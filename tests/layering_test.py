@@ -5,6 +5,7 @@
     engine
     session  execution
     scheduling  storage  model
+                         kernels
     base
 
 usage: layering_test.py SOURCE_DIR
@@ -17,7 +18,8 @@ import sys
 LOWER = ["core/scheduling", "core/storage", "core/model", "core/base"]
 ALLOWED = {
     "core/base": [],
-    "core/model": ["core/base"],
+    "core/kernels": [],
+    "core/model": ["core/kernels", "core/base"],
     "core/storage": ["core/base"],
     "core/scheduling": ["core/base"],
     "core/session": LOWER,
@@ -32,7 +34,8 @@ ALLOWED = {
 # Libraries that live in some folders only, by how their headers begin.
 WIRE = ["server", "client", "bench"]
 LIBRARIES = [
-    ("LibTorch", r"(ATen|torch|c10|caffe2)/", ["core/model", "core/execution", "train"]),
+    ("Highway", r"hwy/", ["core/kernels"]),
+    ("LibTorch", r"(ATen|torch|c10|caffe2)/", ["core/model", "core/execution", "train", "bench"]),
     ("sentencepiece", r"sentencepiece_", ["core/model"]),
     ("RocksDB", r"rocksdb/", ["core/storage"]),
     ("gRPC", r"(grpc|grpcpp)/|.*\.grpc\.pb\.h$", WIRE),

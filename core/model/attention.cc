@@ -43,11 +43,11 @@ Tensor Stretches(const Tensor& keys, int64_t units, int64_t unit, int64_t before
 }  // namespace
 
 Attention::Attention(const ModelConfig& config, AttentionParameters parameters)
-    : config_(config), parameters_(std::move(parameters)) {}
+    : config_(config), parameters_(std::move(parameters)), rotary_(config.head_dim() / 2, config.rope_base) {}
 
 WindowState Attention::InitialWindow(int64_t sessions) const {
   const Tensor zeros =
-      at::zeros({sessions, config_.heads, config_.window - 1, config_.head_dim()}, parameters_.out.options());
+      at::zeros({sessions, config_.heads, config_.window - 1, config_.head_dim()}, parameters_.out.weight().options());
   return {zeros, zeros};
 }
 
@@ -56,7 +56,7 @@ Tensor Attention::Heads(const Tensor& projected) const {
 }
 
 Tensor Attention::Project(const Tensor& heads) const {
-  return Linear(heads.transpose(1, 2).reshape({heads.size(0), heads.size(2), config_.dim}), parameters_.out);
+  return parameters_.out(heads.transpose(1, 2).reshape({heads.size(0), heads.size(2), config_.dim}));
 }
 
 // query [..., m, a], keys_t [..., a, n], values [..., n, a], hidden (bool) broadcastable to [..., m, n]; the leading
@@ -101,7 +101,7 @@ Tensor Attention::WindowUnits(const Tensor& query, const Tensor& keys, const Ten
 
 Attention::Projected Attention::Extend(const Tensor& x, const Tensor& positions, WindowState* state) const {
   const int64_t tokens = x.size(1), tail = config_.window - 1;
-  const std::vector<Tensor> qkv = Linear(x, parameters_.in_weight).chunk(3, 2);
+  const std::vector<Tensor> qkv = parameters_.in(x).chunk(3, 2);
   const Tensor token_positions = positions.unsqueeze(1) + at::arange(tokens, positions.options());  // [N, T]
   const Tensor keys = at::cat({state->keys, Rotate(Heads(qkv[1]), token_positions, config_.rope_base)}, 2);
   const Tensor values = at::cat({state->values, Heads(qkv[2])}, 2);
@@ -111,10 +111,40 @@ Attention::Projected Attention::Extend(const Tensor& x, const Tensor& positions,
 }
 
 void Attention::Advance(const Tensor& x, const Tensor& positions, WindowState* state) const {
-  Extend(x, positions, state);
+  if (KernelsFit(x)) {
+    WindowOnCpu(x, positions, /*attended=*/false, state);
+  } else {
+    Extend(x, positions, state);
+  }
+}
+
+Tensor Attention::WindowOnCpu(const Tensor& x, const Tensor& positions, bool attended, WindowState* state) const {
+  const int64_t sessions = x.size(0), tokens = x.size(1);
+  const Tensor projected = parameters_.in(x), old_keys = state->keys.contiguous(),
+               old_values = state->values.contiguous(), keys = at::empty_like(old_keys),
+               values = at::empty_like(old_values);
+  const Tensor heads = attended ? at::empty_like(x, at::MemoryFormat::Contiguous) : Tensor();
+  const WindowShape shape = {config_.heads, config_.head_dim(), config_.window, config_.persistent};
+  const auto of = [](const Tensor& t, int64_t n) {
+    return t.data_ptr<float>() + n * (t.numel() / std::max<int64_t>(1, t.size(0)));
+  };
+  const bool persistent = parameters_.persistent_k.defined();
+  for (int64_t n = 0; n < sessions; ++n) {
+    const WindowInput in = {tokens,
+                            positions.data_ptr<int64_t>()[n],
+                            of(projected, n),
+                            of(old_keys, n),
+                            of(old_values, n),
+                            persistent ? parameters_.persistent_k.data_ptr<float>() : nullptr,
+                            persistent ? parameters_.persistent_v.data_ptr<float>() : nullptr};
+    StepWindowAttention(shape, rotary_, in, {of(keys, n), of(values, n), attended ? of(heads, n) : nullptr});
+  }
+  *state = {keys, values};
+  return attended ? parameters_.out(heads) : Tensor();
 }
 
 Tensor Attention::Window(const Tensor& x, const Tensor& positions, WindowState* state) const {
+  if (KernelsFit(x)) return WindowOnCpu(x, positions, /*attended=*/true, state);
   const int64_t tokens = x.size(1), tail = config_.window - 1;
   const auto [projected, token_positions, keys, values] = Extend(x, positions, state);
   const Tensor query = Rotate(Heads(projected), token_positions, config_.rope_base);
@@ -134,8 +164,8 @@ Tensor Attention::Segment(const Tensor& x, const Tensor& recalled, SegmentState*
   const int64_t tokens = x.size(1), dim = config_.dim, before = state->tokens;
   const auto index = x.options().dtype(at::kLong);
   const Tensor positions = (at::arange(tokens, index) + before).unsqueeze(0);  // [1, T]
-  const std::vector<Tensor> qkv = Linear(x, parameters_.in_weight).chunk(3, 2);
-  const std::vector<Tensor> context_kv = Linear(recalled, parameters_.in_weight.narrow(0, dim, 2 * dim)).chunk(2, 2);
+  const std::vector<Tensor> qkv = parameters_.in(x).chunk(3, 2);
+  const std::vector<Tensor> context_kv = Linear(recalled, parameters_.in.weight().narrow(0, dim, 2 * dim)).chunk(2, 2);
   const Tensor query = Rotate(Heads(qkv[0]), positions, config_.rope_base);
   state->token_keys = Append(state->token_keys, Rotate(Heads(qkv[1]), positions, config_.rope_base));
   state->token_values = Append(state->token_values, Heads(qkv[2]));

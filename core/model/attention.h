@@ -8,13 +8,15 @@
 
 #include <vector>
 
+#include "core/kernels/window_attention.h"
 #include "core/model/config.h"
+#include "core/model/tensor_ops.h"
 
 namespace mnemosyne {
 
 struct AttentionParameters {
-  at::Tensor in_weight;     // [3 D, D]: q, k, v
-  at::Tensor out;           // [D, D]
+  Projection in;            // [3 D, D]: q, k, v
+  Projection out;           // [D, D]
   at::Tensor persistent_k;  // [A, P, a]; undefined when P is 0
   at::Tensor persistent_v;  // [A, P, a]
 };
@@ -61,8 +63,12 @@ class Attention {
   at::Tensor Heads(const at::Tensor& projected) const;  // [N, T, D] -> [N, A, T, a]
   at::Tensor Project(const at::Tensor& heads) const;    // [N, A, T, a] -> [N, T, D]
 
+  // As Window, by core/kernels; without `attended` as Advance.
+  at::Tensor WindowOnCpu(const at::Tensor& x, const at::Tensor& positions, bool attended, WindowState* state) const;
+
   const ModelConfig config_;
   const AttentionParameters parameters_;
+  const RotaryTable rotary_;
 };
 
 }  // namespace mnemosyne

@@ -4,7 +4,7 @@
 
 #include <limits>
 
-#include "core/model/causal_conv.h"
+#include "core/model/cpu_memory.h"
 #include "core/model/tensor_ops.h"
 
 namespace mnemosyne {
@@ -49,29 +49,8 @@ std::vector<Tensor> Split(const Tensor& tensor, at::IntArrayRef sizes) {
   return tensor.split_with_sizes(sizes, 1);
 }
 
-// The same as Convolved, where no gradient is asked for on a CPU.
-Tensor ConvolvedOnCpu(const Tensor& history, const Tensor& weight, const Tensor& bias, const MemoryConfig& config) {
-  const Tensor rows = history.contiguous(), taps = weight.t().contiguous();  // [K, c H d]
-  const int64_t sessions = rows.size(0), tokens = rows.size(1) - config.conv + 1, channels = rows.size(2);
-  const int64_t width = config.head_dim, kinds = channels / config.inner();
-  Tensor out = at::empty({kinds, sessions * config.heads, tokens, width}, rows.options());
-  for (int64_t n = 0; n < sessions; ++n) {
-    for (int64_t kind = 0; kind < kinds; ++kind) {
-      const int64_t from = kind * config.inner();
-      CausalConv(
-          {rows[n].data_ptr<float>() + from, taps.data_ptr<float>() + from, bias.data_ptr<float>() + from, channels},
-          tokens, config.inner(), config.conv, width,
-          out.data_ptr<float>() + (kind * sessions + n) * config.heads * tokens * width);
-    }
-  }
-  return at::silu_(out);
-}
-
 // history [N, K - 1 + T, c H d] -> silu of its depthwise convolution, [c, N H, T, d].
 Tensor Convolved(const Tensor& history, const Tensor& weight, const Tensor& bias, const MemoryConfig& config) {
-  if (history.is_cpu() && history.scalar_type() == at::kFloat && !c10::GradMode::is_enabled()) {
-    return ConvolvedOnCpu(history, weight, bias, config);
-  }
   const Tensor convolved = at::conv1d(history.transpose(1, 2), weight.unsqueeze(1), bias, at::IntArrayRef({1}),
                                       at::IntArrayRef({0}), at::IntArrayRef({1}), /*groups=*/weight.size(0))
                                .transpose(1, 2)
@@ -86,7 +65,10 @@ Tensor Convolved(const Tensor& history, const Tensor& weight, const Tensor& bias
 }  // namespace
 
 NeuralMemory::NeuralMemory(const ModelConfig& config, MemoryParameters parameters)
-    : config_(config.memory), norm_eps_(config.norm_eps), parameters_(std::move(parameters)) {}
+    : config_(config.memory),
+      norm_eps_(config.norm_eps),
+      parameters_(std::move(parameters)),
+      cpu_(CpuMemory::Create(config, parameters_)) {}
 
 MemoryState NeuralMemory::InitialState(int64_t sessions) const {
   MemoryState state;
@@ -214,6 +196,7 @@ MemoryState NeuralMemory::Closed(const MemoryState& state) const {
 }
 
 NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, MemoryState* state) const {
+  if (cpu_ != nullptr && KernelsFit(x)) return cpu_->Forward(x, state);
   const int64_t sessions = x.size(0), tokens = x.size(1), heads = config_.heads, width = config_.head_dim;
   const int64_t inner = config_.inner(), groups = sessions * heads, chunk = config_.chunk;
   // One split, whose derivative is one concatenation: that of each narrow() would be as large as the whole.

@@ -9,6 +9,7 @@
 
 #include <ATen/ATen.h>
 
+#include <memory>
 #include <vector>
 
 #include "core/model/config.h"
@@ -42,6 +43,8 @@ struct MemoryState {
   at::Tensor conv_tail;              // [N, K - 1, 3 H d]: the convolutions' last inputs
   OpenChunk open;
 };
+
+class CpuMemory;
 
 class NeuralMemory {
  public:
@@ -87,6 +90,7 @@ class NeuralMemory {
   const MemoryConfig config_;
   const double norm_eps_;
   const MemoryParameters parameters_;
+  const std::shared_ptr<const CpuMemory> cpu_;  // null where its kernels do not fit
 };
 
 }  // namespace mnemosyne

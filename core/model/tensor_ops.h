@@ -1,29 +1,48 @@
 // Small tensor formulas that several layers share. Shapes are given at each; dtype and device follow the arguments.
+// Where no gradient is asked for on a CPU they are computed by core/kernels.
 #pragma once
 
 #include <ATen/ATen.h>
 
+#include <memory>
+
+#include "core/kernels/product.h"
+
 namespace mnemosyne {
 
+// Whether core/kernels may compute with it: float32 on a CPU, and no gradient is asked for.
+bool KernelsFit(const at::Tensor& tensor);
+
+// A weight [out, in] that rows are multiplied by. Made where KernelsFit(weight), it keeps a copy laid out for kernels.
+class Projection {
+ public:
+  Projection() = default;  // not defined
+  explicit Projection(at::Tensor weight);
+
+  at::Tensor operator()(const at::Tensor& x) const;  // [..., in] -> [..., out]
+  const at::Tensor& weight() const { return weight_; }
+  const PackedMatrix* packed() const { return packed_.get(); }  // null: not for kernels
+
+ private:
+  at::Tensor weight_;
+  std::shared_ptr<const PackedMatrix> packed_;
+};
+
 // input [..., in], weight [out, in] -> [..., out]
-inline at::Tensor Linear(const at::Tensor& input, const at::Tensor& weight) {
-  std::vector<int64_t> shape(input.sizes().begin(), input.sizes().end());
-  shape.back() = weight.size(0);
-  return at::mm(input.reshape({-1, input.size(-1)}), weight.t()).view(shape);
-}
+at::Tensor Linear(const at::Tensor& input, const at::Tensor& weight);
 
 // x / sqrt(mean(x^2) + eps) * weight over the last dimension.
-inline at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  return x * (x * x).mean(-1, /*keepdim=*/true).add_(eps).rsqrt() * weight;
-}
+at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
 // x / max(|x|, 1e-12) over the last dimension.
-inline at::Tensor L2Normalize(const at::Tensor& x) { return x / x.norm(2, {-1}, /*keepdim=*/true).clamp_min(1e-12); }
+at::Tensor L2Normalize(const at::Tensor& x);
+
+// Of x [..., 2 F], the first half times the silu of the second -> [..., F]
+at::Tensor GatedSilu(const at::Tensor& x);
+
+at::Tensor Sigmoid(const at::Tensor& x);
 
 // Derivative of silu at x.
-inline at::Tensor SiluGrad(const at::Tensor& x) {
-  const at::Tensor s = x.sigmoid();
-  return s * (1.0 + x * (1.0 - s));
-}
+at::Tensor SiluGrad(const at::Tensor& x);
 
 }  // namespace mnemosyne

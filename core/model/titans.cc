@@ -30,29 +30,23 @@ class Scope {
   const std::string prefix_;
 };
 
-// A weight [out, in] laid out for Linear: columns one after another, so that no product has to turn it around first.
-// What is trained stays as it is.
-Tensor ForProducts(const Tensor& weight) {
-  return weight.defined() && !weight.requires_grad() ? weight.t().contiguous().t() : weight;
-}
-
 MemoryParameters MemoryParametersOf(const ModelConfig& config, const Scope& scope) {
   MemoryParameters p;
-  p.in_weight = ForProducts(at::cat(
-      {scope["q.weight"], scope["k.weight"], scope["v.weight"], scope["out_gate.weight"], scope["gates.weight"]}));
+  p.in_weight = at::cat(
+      {scope["q.weight"], scope["k.weight"], scope["v.weight"], scope["out_gate.weight"], scope["gates.weight"]});
   p.gates_bias = scope["gates.bias"];
-  p.conv_weight = ForProducts(at::cat({scope["q_conv.weight"], scope["k_conv.weight"], scope["v_conv.weight"]}));
+  p.conv_weight = at::cat({scope["q_conv.weight"], scope["k_conv.weight"], scope["v_conv.weight"]});
   p.conv_bias = at::cat({scope["q_conv.bias"], scope["k_conv.bias"], scope["v_conv.bias"]});
   for (int64_t l = 0; l < config.memory.depth; ++l) p.init.push_back(scope[absl::StrCat("init.", l)]);
   p.norm = scope["norm.weight"];
-  p.out = ForProducts(scope["o.weight"]);
-  p.q_context = ForProducts(scope.Optional("q_context.weight"));
+  p.out = scope["o.weight"];
+  p.q_context = scope.Optional("q_context.weight");
   return p;
 }
 
 AttentionParameters AttentionParametersOf(const Scope& scope) {
-  return {ForProducts(at::cat({scope["q.weight"], scope["k.weight"], scope["v.weight"]})),
-          ForProducts(scope["o.weight"]), scope.Optional("persistent_k"), scope.Optional("persistent_v")};
+  return {Projection(at::cat({scope["q.weight"], scope["k.weight"], scope["v.weight"]})), Projection(scope["o.weight"]),
+          scope.Optional("persistent_k"), scope.Optional("persistent_v")};
 }
 
 }  // namespace
@@ -66,9 +60,9 @@ struct Titans::Block {
         norm3(scope.Optional("norm3.weight")),
         gate_attn_norm(scope.Optional("gate.attn_norm.weight")),
         gate_memory_norm(scope.Optional("gate.memory_norm.weight")),
-        gate_mix(ForProducts(scope.Optional("gate.mix.weight"))),
-        ff_up(ForProducts(scope["ff.up.weight"])),
-        ff_down(ForProducts(scope["ff.down.weight"])) {
+        gate_mix(Projection(scope.Optional("gate.mix.weight"))),
+        ff_up(Projection(scope["ff.up.weight"])),
+        ff_down(Projection(scope["ff.down.weight"])) {
     if (HasMemory(kind)) memory.emplace(config, MemoryParametersOf(config, scope.In("memory.")));
     if (HasAttention(kind)) attention.emplace(config, AttentionParametersOf(scope.In("attn.")));
   }
@@ -77,8 +71,8 @@ struct Titans::Block {
 
   Tensor Gate(const Tensor& attended, const Tensor& recalled) const {
     const Tensor y = Norm(attended, gate_attn_norm), m = Norm(recalled, gate_memory_norm);
-    if (config.gate == GateKind::kMultiply) return y * m.sigmoid();
-    const Tensor g = Linear(at::cat({y, m}, -1), gate_mix).sigmoid();
+    if (config.gate == GateKind::kMultiply) return y * Sigmoid(m);
+    const Tensor g = Sigmoid(gate_mix(at::cat({y, m}, -1)));
     return g * y + (1.0 - g) * m;
   }
 
@@ -135,8 +129,7 @@ struct Titans::Block {
         x = x + Mac(h, state, learned);
         break;
     }
-    const std::vector<Tensor> up = Linear(Norm(x, norm2), ff_up).chunk(2, -1);
-    return x + Linear(up[0] * at::silu(up[1]), ff_down);
+    return x + ff_down(GatedSilu(ff_up(Norm(x, norm2))));
   }
 
   // As Forward, where nobody reads the output.
@@ -150,7 +143,8 @@ struct Titans::Block {
 
   const ModelConfig& config;
   const BlockKind kind;
-  const Tensor norm1, norm2, norm3, gate_attn_norm, gate_memory_norm, gate_mix, ff_up, ff_down;
+  const Tensor norm1, norm2, norm3, gate_attn_norm, gate_memory_norm;
+  const Projection gate_mix, ff_up, ff_down;
   std::optional<NeuralMemory> memory;
   std::optional<Attention> attention;
 };
@@ -159,7 +153,7 @@ Titans::Titans(const ModelConfig& config, const std::map<std::string, Tensor>& p
     : config_(config),
       embedding_(parameters.at("embed.weight")),
       norm_(parameters.at("norm.weight")),
-      head_(ForProducts(config.tie_embeddings ? embedding_ : parameters.at("head.weight"))) {
+      head_(Projection(config.tie_embeddings ? embedding_ : parameters.at("head.weight"))) {
   const Scope root(parameters, "");
   for (size_t i = 0; i < config.blocks.size(); ++i) {
     blocks_.push_back(std::make_unique<Block>(config_, config.blocks[i], root.In(absl::StrCat("blocks.", i, "."))));
@@ -205,7 +199,7 @@ Titans::Output Titans::Forward(const Tensor& tokens, BatchState* state, Logits l
   }
   if (logits == Logits::kNone) return out;
   if (logits == Logits::kLast) x = x.narrow(1, x.size(1) - 1, 1);
-  out.logits = Linear(RmsNorm(x, norm_, config_.norm_eps), head_);
+  out.logits = head_(RmsNorm(x, norm_, config_.norm_eps));
   return out;
 }
 

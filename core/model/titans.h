@@ -18,6 +18,7 @@
 #include "core/model/attention.h"
 #include "core/model/config.h"
 #include "core/model/memory.h"
+#include "core/model/tensor_ops.h"
 
 namespace mnemosyne {
 
@@ -64,7 +65,8 @@ class Titans {
   struct Block;
   const ModelConfig config_;
   std::vector<std::unique_ptr<Block>> blocks_;
-  at::Tensor embedding_, norm_, head_;
+  at::Tensor embedding_, norm_;
+  Projection head_;
 };
 
 }  // namespace mnemosyne

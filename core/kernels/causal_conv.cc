@@ -1,4 +1,4 @@
-#include "core/model/causal_conv.h"
+#include "core/kernels/causal_conv.h"
 
 #include <algorithm>
 
@@ -28,13 +28,14 @@ void CausalConv(const CausalConvInput& in, int64_t tokens, int64_t channels, int
         for (int64_t i = 0; i < kLanes; ++i) sum[i] = in.bias[begin + i];
         for (int64_t j = 0; j < k; ++j) {
           const float* const row = first + j * in.stride;
-          const float* const tap = in.taps + j * in.stride + begin;
+          const float* const tap = in.taps + j * in.taps_stride + begin;
           for (int64_t i = 0; i < kLanes; ++i) sum[i] += tap[i] * row[i];
         }
       } else {
         for (int64_t i = 0; i < lanes; ++i) sum[i] = in.bias[begin + i];
         for (int64_t j = 0; j < k; ++j) {
-          for (int64_t i = 0; i < lanes; ++i) sum[i] += in.taps[j * in.stride + begin + i] * first[j * in.stride + i];
+          for (int64_t i = 0; i < lanes; ++i)
+            sum[i] += in.taps[j * in.taps_stride + begin + i] * first[j * in.stride + i];
         }
       }
       std::copy(sum, sum + lanes, to + t * width);

@@ -1,4 +1,4 @@
-#include "core/model/causal_conv.h"
+#include "core/kernels/causal_conv.h"
 
 #include <gtest/gtest.h>
 
@@ -13,7 +13,7 @@ namespace {
 double Expected(const CausalConvInput& in, int64_t k, int64_t t, int64_t c) {
   double sum = in.bias[c];
   for (int64_t j = 0; j < k; ++j) {
-    sum += static_cast<double>(in.taps[j * in.stride + c]) * in.history[(t + j) * in.stride + c];
+    sum += static_cast<double>(in.taps[j * in.taps_stride + c]) * in.history[(t + j) * in.stride + c];
   }
   return sum;
 }
@@ -24,7 +24,8 @@ TEST(CausalConv, AgreesWithItsDefinition) {
   std::mt19937 random(seed);
   const auto below = [&](int64_t n) { return static_cast<int64_t>(random() % n); };
   for (int round = 0; round < 60; ++round) {
-    const int64_t width = 1 + below(200), heads = 1 + below(4), channels = width * heads, stride = channels + below(9);
+    const int64_t width = 1 + below(200), heads = 1 + below(4), channels = width * heads, stride = channels + below(9),
+                  taps_stride = channels + below(9);
     const int64_t k = 1 + below(33), tokens = 1 + below(70);
     std::normal_distribution<float> normal;
     const auto drawn = [&](int64_t count) {
@@ -32,9 +33,9 @@ TEST(CausalConv, AgreesWithItsDefinition) {
       for (float& value : values) value = normal(random);
       return values;
     };
-    const std::vector<float> history = drawn((k - 1 + tokens) * stride), taps = drawn(k * stride),
+    const std::vector<float> history = drawn((k - 1 + tokens) * stride), taps = drawn(k * taps_stride),
                              bias = drawn(channels);
-    const CausalConvInput in = {history.data(), taps.data(), bias.data(), stride};
+    const CausalConvInput in = {history.data(), taps.data(), bias.data(), stride, taps_stride};
     std::vector<float> out(channels * tokens + 1, 7.0f);
     CausalConv(in, tokens, channels, k, width, out.data());
     EXPECT_EQ(out.back(), 7.0f);  // nothing behind the end
@@ -48,7 +49,8 @@ TEST(CausalConv, AgreesWithItsDefinition) {
     }
     // The last token alone has the same bits.
     std::vector<float> last(channels);
-    CausalConv({history.data() + (tokens - 1) * stride, in.taps, in.bias, stride}, 1, channels, k, width, last.data());
+    CausalConv({history.data() + (tokens - 1) * stride, in.taps, in.bias, stride, taps_stride}, 1, channels, k, width,
+               last.data());
     for (int64_t c = 0; c < channels; ++c) {
       ASSERT_EQ(last[c], out[(c / width * tokens + tokens - 1) * width + c % width]);
     }

@@ -9,9 +9,9 @@ namespace mnemosyne {
 // Channels [0, C) of wider rows.
 struct CausalConvInput {
   const float* history;  // [K - 1 + T, C], rows `stride` floats apart
-  const float* taps;     // [K, C] alike, the oldest first
+  const float* taps;     // [K, C], rows `taps_stride` floats apart, the oldest first
   const float* bias;     // [C]
-  int64_t stride;
+  int64_t stride, taps_stride;
 };
 
 // out[h, t, i] = bias[c] + sum over k of taps[k, c] * history[t + k, c], c = h * width + i: [C / width, T, width].

@@ -1,0 +1,206 @@
+#include "bench/engine_bench.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/model/memory.h"
+#include "core/model/model.h"
+
+namespace mnemosyne {
+
+namespace {
+
+double Seconds(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// G, FLOP/s.
+class Reference {
+ public:
+  double Measure() const {
+    const double seconds = Seconds([&] { at::mm_out(product_, left_, right_); });
+    return 2.0 * kSize * kSize * kSize / seconds;
+  }
+
+ private:
+  static constexpr int64_t kSize = 1024;
+  const at::Tensor left_ = at::randn({kSize, kSize}), right_ = at::randn({kSize, kSize});
+  mutable at::Tensor product_ = at::empty({kSize, kSize});
+};
+
+struct Speed {
+  std::vector<double> tokens_per_second;
+  std::vector<double> share_of_g;  // percent
+};
+
+// `step` does `tokens` tokens.
+Speed MeasureSpeed(const EngineBenchOptions& options, int64_t tokens, double flops_a_token,
+                   const std::function<void()>& step) {
+  const Reference reference;
+  Speed speed;
+  step();
+  const int steps = std::max(1, static_cast<int>(options.seconds / Seconds(step)));
+  reference.Measure();
+  for (int i = 0; i < options.repeats; ++i) {
+    const double before = reference.Measure();
+    const double seconds = Seconds([&] {
+      for (int s = 0; s < steps; ++s) step();
+    });
+    const double g = (before + reference.Measure()) / 2;
+    speed.tokens_per_second.push_back(static_cast<double>(steps * tokens) / seconds);
+    speed.share_of_g.push_back(100 * speed.tokens_per_second.back() * flops_a_token / g);
+  }
+  return speed;
+}
+
+absl::Status Tell(const nlohmann::json& what, double flops_a_token, const Speed& speed, ResultFile* results) {
+  const auto [least, most] = std::minmax_element(speed.tokens_per_second.begin(), speed.tokens_per_second.end());
+  const double median = Median(speed.tokens_per_second), share = Median(speed.share_of_g);
+  std::printf("%-62s %9.0f tokens/s (%.0f to %.0f)  %5.2f MFLOP/token  %5.1f%% of G\n",
+              what.at("what").get<std::string>().c_str(), median, *least, *most, flops_a_token / 1e6, share);
+  std::fflush(stdout);
+  return results->Add(what, {{"tokens_per_second", median},
+                             {"least_tokens_per_second", *least},
+                             {"most_tokens_per_second", *most},
+                             {"flops_a_token", flops_a_token},
+                             {"percent_of_g", share}});
+}
+
+// Of one token in one memory layer, products alone: the projections; and per head and MLP layer the key's and the
+// query's way through M, the query's through S, the updates of both, the error's way back (11 times the weights, taken
+// alike for all depths), and the products inside a chunk.
+double MemoryFlops(const ModelConfig& config) {
+  const MemoryConfig& memory = config.memory;
+  double flops = 2.0 * config.dim * (5 * memory.inner() + 3 * memory.heads);
+  for (int64_t l = 0; l < memory.depth; ++l) {
+    const double weights = memory.in(l)*memory.out(l);
+    flops += memory.heads * (11 * weights + 2 * memory.chunk * (memory.in(l) + memory.out(l)));
+  }
+  return flops;
+}
+
+// Without the head, which a block step does not need, and the convolutions, which are no products.
+double ModelFlops(const ModelConfig& config) {
+  double flops = 0;
+  for (const BlockKind kind : config.blocks) {
+    flops += 2.0 * 3 * config.dim * config.ff_dim;
+    if (HasMemory(kind)) flops += MemoryFlops(config);
+    if (HasAttention(kind)) {
+      const int64_t keys = (kind == BlockKind::kMac ? 2 * config.segment : config.window) + config.persistent;
+      flops += 2.0 * 4 * config.dim * config.dim + 4.0 * keys * config.dim;
+    }
+    if (kind == BlockKind::kMac) {
+      flops += 2.0 * (2 * config.dim * config.dim + 3 * config.dim * config.memory.inner());
+      for (int64_t l = 0; l < config.memory.depth; ++l) {
+        flops += 2.0 * config.memory.heads * config.memory.in(l)*config.memory.out(l);
+      }
+    }
+    if (HasMemory(kind) && HasAttention(kind) && config.gate == GateKind::kMix && kind != BlockKind::kMal) {
+      flops += 4.0 * config.dim * config.dim;
+    }
+  }
+  return flops;
+}
+
+MemoryParameters RandomMemory(const ModelConfig& config) {
+  const MemoryConfig& memory = config.memory;
+  const auto random = [](at::IntArrayRef shape, double scale) { return scale * at::randn(shape); };
+  const double in_scale = 1.0 / std::sqrt(static_cast<double>(config.dim));
+  MemoryParameters p;
+  p.in_weight = random({4 * memory.inner() + 3 * memory.heads, config.dim}, in_scale);
+  p.gates_bias = at::full({3 * memory.heads}, -4.0);
+  p.conv_weight = random({3 * memory.inner(), memory.conv}, 0.5);
+  p.conv_bias = at::zeros({3 * memory.inner()});
+  for (int64_t l = 0; l < memory.depth; ++l) {
+    p.init.push_back(
+        random({memory.heads, memory.out(l), memory.in(l)}, 1.0 / std::sqrt(static_cast<double>(memory.in(l)))));
+  }
+  p.norm = at::ones({memory.head_dim});
+  p.out = random({config.dim, memory.inner()}, 1.0 / std::sqrt(static_cast<double>(memory.inner())));
+  return p;
+}
+
+absl::Status BenchMemory(const EngineBenchOptions& options, ResultFile* results) {
+  struct Shape {
+    int64_t depth, hidden, chunk;
+  };
+  for (const Shape& shape :
+       {Shape{2, 256, 64}, Shape{2, 128, 64}, Shape{1, 64, 64}, Shape{2, 256, 16}, Shape{1, 64, 16}}) {
+    for (const int64_t sessions : {1, 8}) {
+      ModelConfig config;
+      config.dim = 256;
+      config.memory = {.heads = 4,
+                       .head_dim = 64,
+                       .depth = shape.depth,
+                       .hidden = shape.hidden,
+                       .chunk = shape.chunk,
+                       .conv = 4,
+                       .theta_max = 0.01,
+                       .max_grad_norm = 1};
+      const NeuralMemory memory(config, RandomMemory(config));
+      const at::Tensor x = at::randn({sessions, 64, config.dim});
+      MemoryState state = memory.InitialState(sessions);
+      const double flops = MemoryFlops(config);
+      const Speed speed = MeasureSpeed(options, sessions * 64, flops, [&] { memory.Forward(x, &state); });
+      const std::string what = absl::StrCat("memory, depth ", shape.depth, ", hidden ", shape.hidden, ", chunk ",
+                                            shape.chunk, ", sessions ", sessions);
+      RETURN_IF_ERROR(Tell({{"what", what}}, flops, speed, results));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BenchModel(const EngineBenchOptions& options, const std::string& folder, ResultFile* results) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, Model::Load(folder, {}));
+  const int64_t block = model->config().block_tokens();
+  std::mt19937_64 random(1);
+  std::vector<int32_t> tokens(block);
+  StatePtr state = model->InitialState();
+  absl::Status status;
+  const double flops = ModelFlops(model->config());
+  const Speed blocks = MeasureSpeed(options, block, flops, [&] {
+    for (int32_t& token : tokens) token = static_cast<int32_t>(random() % model->config().vocab_size);
+    const BlockResult result = model->StepBlocks({{state, tokens}})[0];
+    status.Update(result.status);
+    if (result.status.ok()) state = result.state;
+  });
+  RETURN_IF_ERROR(status);
+  RETURN_IF_ERROR(Tell({{"what", absl::StrCat(folder, ", blocks of ", block)}}, flops, blocks, results));
+
+  const std::unique_ptr<Fork> fork = model->NewFork(state);
+  const Speed decoded = MeasureSpeed(options, 1, flops + 2.0 * model->config().dim * model->config().vocab_size, [&] {
+    status.Update(fork->Feed({static_cast<int32_t>(random() % model->config().vocab_size)}));
+  });
+  RETURN_IF_ERROR(status);
+  return Tell({{"what", absl::StrCat(folder, ", decoding")}},
+              flops + 2.0 * model->config().dim * model->config().vocab_size, decoded, results);
+}
+
+}  // namespace
+
+absl::Status RunEngineBench(const EngineBenchOptions& options, ResultFile* results) {
+  EnterWorkerThread();
+  const c10::InferenceMode inference;
+  std::printf("%s; G %.1f GFLOP/s\n", BlasDescription().c_str(), Reference().Measure() / 1e9);
+  RETURN_IF_ERROR(BenchMemory(options, results));
+  for (const std::string& folder : options.models) RETURN_IF_ERROR(BenchModel(options, folder, results));
+  return absl::OkStatus();
+}
+
+}  // namespace mnemosyne

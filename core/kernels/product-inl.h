@@ -1,0 +1,112 @@
+// The inner loop of every product, for the instruction set that the including file is being compiled for. Included by
+// other kernels between HWY_BEFORE_NAMESPACE and HWY_AFTER_NAMESPACE, once an instruction set: hence its guard.
+#if defined(MNEMOSYNE_CORE_KERNELS_PRODUCT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MNEMOSYNE_CORE_KERNELS_PRODUCT_INL_H_
+#undef MNEMOSYNE_CORE_KERNELS_PRODUCT_INL_H_
+#else
+#define MNEMOSYNE_CORE_KERNELS_PRODUCT_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "core/kernels/product.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mnemosyne {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// At most 16 floats a vector: two of them are half a panel at least.
+using FloatTag = hn::CappedTag<float, 16>;
+using FloatVec = hn::Vec<FloatTag>;
+constexpr int64_t kLanes = HWY_MIN(HWY_LANES(float), 16);
+constexpr int64_t kTileColumns = 2 * kLanes;
+// As many sums as registers hold beside the two vectors of B and one of A.
+constexpr int kTileRows = HWY_LANES(float) >= 16 ? 12 : 6;
+
+// c [kRows, 2 vectors] of one tile, summed over k in order: a row's bits do not depend on kRows.
+template <int kRows, Into kInto>
+HWY_INLINE void Tile(const Strided& a, const float* HWY_RESTRICT b, int64_t b_stride, int64_t depth,
+                     float* HWY_RESTRICT c, int64_t c_stride) {
+  const FloatTag d;
+  FloatVec left[kRows], right[kRows];
+  HWY_UNROLL(16)
+  for (int r = 0; r < kRows; ++r) {
+    left[r] = kInto == Into::kSet ? hn::Zero(d) : hn::LoadU(d, c + r * c_stride);
+    right[r] = kInto == Into::kSet ? hn::Zero(d) : hn::LoadU(d, c + r * c_stride + kLanes);
+  }
+  const float* at = a.values;
+  for (int64_t k = 0; k < depth; ++k) {
+    const FloatVec b0 = hn::LoadU(d, b), b1 = hn::LoadU(d, b + kLanes);
+    HWY_UNROLL(16)
+    for (int r = 0; r < kRows; ++r) {
+      const FloatVec factor = hn::Set(d, at[r * a.row_stride]);
+      if (kInto == Into::kSubtract) {
+        left[r] = hn::NegMulAdd(factor, b0, left[r]);
+        right[r] = hn::NegMulAdd(factor, b1, right[r]);
+      } else {
+        left[r] = hn::MulAdd(factor, b0, left[r]);
+        right[r] = hn::MulAdd(factor, b1, right[r]);
+      }
+    }
+    at += a.column_stride;
+    b += b_stride;
+  }
+  HWY_UNROLL(16)
+  for (int r = 0; r < kRows; ++r) {
+    hn::StoreU(left[r], d, c + r * c_stride);
+    hn::StoreU(right[r], d, c + r * c_stride + kLanes);
+  }
+}
+
+template <int kRows, Into kInto>
+HWY_INLINE void TileOfRows(int64_t rows, const Strided& a, const float* b, int64_t b_stride, int64_t depth, float* c,
+                           int64_t c_stride) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return TileOfRows<kRows - 1, kInto>(rows, a, b, b_stride, depth, c, c_stride);
+  }
+  Tile<kRows, kInto>(a, b, b_stride, depth, c, c_stride);
+}
+
+// c [rows, columns], columns <= kTileColumns; b's rows may be read to kTileColumns.
+template <Into kInto>
+HWY_NOINLINE void Columns(const Strided& a, int64_t rows, const float* b, int64_t b_stride, int64_t depth, float* c,
+                          int64_t c_stride, int64_t columns) {
+  for (int64_t r = 0; r < rows; r += kTileRows) {
+    const int64_t here = std::min<int64_t>(kTileRows, rows - r);
+    const Strided from = {a.values + r * a.row_stride, a.row_stride, a.column_stride};
+    float* const to = c + r * c_stride;
+    if (columns == kTileColumns) {
+      TileOfRows<kTileRows, kInto>(here, from, b, b_stride, depth, to, c_stride);
+      continue;
+    }
+    float part[kTileRows * kTileColumns] = {};  // only `columns` of c are ours
+    if (kInto != Into::kSet) {
+      for (int64_t i = 0; i < here; ++i)
+        std::memcpy(part + i * kTileColumns, to + i * c_stride, columns * sizeof(float));
+    }
+    TileOfRows<kTileRows, kInto>(here, from, b, b_stride, depth, part, kTileColumns);
+    for (int64_t i = 0; i < here; ++i) std::memcpy(to + i * c_stride, part + i * kTileColumns, columns * sizeof(float));
+  }
+}
+
+// c [rows, columns] = (+=, -=) a [rows, depth] b [depth, columns]. b's rows may be read to the next multiple of
+// kPanelColumns.
+template <Into kInto>
+HWY_INLINE void Product(const Strided& a, int64_t rows, int64_t depth, const float* b, int64_t b_stride,
+                        int64_t columns, float* c, int64_t c_stride) {
+  for (int64_t j = 0; j < columns; j += kTileColumns) {
+    Columns<kInto>(a, rows, b + j, b_stride, depth, c + j, c_stride, std::min(kTileColumns, columns - j));
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace mnemosyne
+HWY_AFTER_NAMESPACE();
+
+#endif

@@ -1,0 +1,82 @@
+#include "core/model/tensor_ops.h"
+
+#include <c10/core/GradMode.h>
+
+#include "core/kernels/rows.h"
+
+namespace mnemosyne {
+
+using at::Tensor;
+
+namespace {
+
+std::vector<int64_t> WithLast(const Tensor& like, int64_t last) {
+  std::vector<int64_t> shape = like.sizes().vec();
+  shape.back() = last;
+  return shape;
+}
+
+int64_t Rows(const Tensor& x) { return x.numel() / x.size(-1); }
+
+}  // namespace
+
+bool KernelsFit(const Tensor& tensor) {
+  return tensor.is_cpu() && tensor.scalar_type() == at::kFloat && !c10::GradMode::is_enabled();
+}
+
+Projection::Projection(Tensor weight) : weight_(std::move(weight)) {
+  if (!weight_.defined() || !KernelsFit(weight_)) return;
+  const Tensor rows = weight_.contiguous();
+  packed_ = std::make_shared<const PackedMatrix>(rows.data_ptr<float>(), rows.size(0), rows.size(1));
+}
+
+Tensor Projection::operator()(const Tensor& x) const {
+  if (packed_ == nullptr || !KernelsFit(x)) return Linear(x, weight_);
+  const Tensor from = x.contiguous();
+  Tensor y = at::empty(WithLast(x, packed_->outputs()), x.options());
+  Multiply(from.data_ptr<float>(), packed_->inputs(), *packed_, Rows(x), y.data_ptr<float>(), packed_->outputs());
+  return y;
+}
+
+Tensor Linear(const Tensor& input, const Tensor& weight) {
+  return at::mm(input.reshape({-1, input.size(-1)}), weight.t()).view(WithLast(input, weight.size(0)));
+}
+
+Tensor RmsNorm(const Tensor& x, const Tensor& weight, double eps) {
+  if (!KernelsFit(x) || !x.is_contiguous()) {
+    return x * (x * x).mean(-1, /*keepdim=*/true).add_(eps).rsqrt() * weight;
+  }
+  Tensor y = at::empty_like(x);
+  const int64_t width = x.size(-1);
+  RmsNormRows(x.data_ptr<float>(), width, Rows(x), width, weight.data_ptr<float>(), static_cast<float>(eps),
+              y.data_ptr<float>(), width);
+  return y;
+}
+
+Tensor L2Normalize(const Tensor& x) { return x / x.norm(2, {-1}, /*keepdim=*/true).clamp_min(1e-12); }
+
+Tensor GatedSilu(const Tensor& x) {
+  if (!KernelsFit(x) || !x.is_contiguous()) {
+    const std::vector<Tensor> halves = x.chunk(2, -1);
+    return halves[0] * at::silu(halves[1]);
+  }
+  const int64_t width = x.size(-1) / 2;
+  Tensor y = at::empty(WithLast(x, width), x.options());
+  GatedSiluRows(x.data_ptr<float>(), Rows(x), width, y.data_ptr<float>());
+  return y;
+}
+
+Tensor Sigmoid(const Tensor& x) {
+  // LibTorch's bits depend on where in the tensor an element lies: its last few go another way.
+  if (!KernelsFit(x) || !x.is_contiguous()) return x.sigmoid();
+  Tensor y = at::empty_like(x);
+  ScaledSigmoid(x.data_ptr<float>(), x.numel(), 1.0f, y.data_ptr<float>());
+  return y;
+}
+
+Tensor SiluGrad(const Tensor& x) {
+  const Tensor s = x.sigmoid();
+  return s * (1.0 + x * (1.0 - s));
+}
+
+}  // namespace mnemosyne
