@@ -45,6 +45,7 @@ ABSL_FLAG(uint64_t, seed, 1, "which needles, depths and places of the haystack")
 ABSL_FLAG(std::string, model, "", "the model; empty: the server's default");
 ABSL_FLAG(std::vector<std::string>, models, std::vector<std::string>({"models/recall"}), "engine: model folders");
 ABSL_FLAG(int, repeats, 9, "engine: of each measurement; medians are told");
+ABSL_FLAG(double, seconds, 0.5, "engine: of each repeat, at least");
 ABSL_FLAG(std::string, json, "", "a file that also gets a JSON object a cell");
 ABSL_FLAG(bool, resume, false, "keep what --json has already, and measure only the cells that it lacks");
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prints what mnemo-bench wrote as JSON lines as Markdown tables.
 
-usage: table.py recall|capacity FILE...
+usage: table.py recall|capacity|engine FILE...
   recall     tasks and numbers of facts by size: whole answers right, and of how many
   capacity   numbers of facts: whole answers right, facts held, and how many that is a KiB of state
 """
@@ -51,7 +51,8 @@ def recall(rows):
         for size in sizes:
             found = [row for row in rows
                      if (row["task"], row["facts"], row["asked"], row["bytes"]) == (task, facts, asked, size)]
-            cells.append("%s of %d" % (percent(found[0]), found[0]["questions"]) if found else "")
+            best = max(found, key=lambda row: row["questions"], default=None)
+            cells.append("%s of %d" % (percent(best), best["questions"]) if best else "")
         lines.append([name] + cells)
     print_table(["task"] + [short(size_of[size]) for size in sizes], lines)
 
@@ -65,10 +66,18 @@ def capacity(rows):
     print_table(["task", "bytes", "facts told", "asked", "right", "held", "held a KiB of state"], lines)
 
 
+def engine(rows):
+    print_table(["what", "tokens/s", "least to most", "MFLOP a token", "of G"],
+                [[row["what"], "%.0f" % row["tokens_per_second"],
+                  "%.0f to %.0f" % (row["least_tokens_per_second"], row["most_tokens_per_second"]),
+                  "%.2f" % (row["flops_a_token"] / 1e6), "%.0f%%" % row["percent_of_g"]] for row in rows])
+
+
 def main():
-    if len(sys.argv) < 3 or sys.argv[1] not in ("recall", "capacity"):
+    tables = {"recall": recall, "capacity": capacity, "engine": engine}
+    if len(sys.argv) < 3 or sys.argv[1] not in tables:
         sys.exit(__doc__.strip())
-    {"recall": recall, "capacity": capacity}[sys.argv[1]](read(sys.argv[2:]))
+    tables[sys.argv[1]](read(sys.argv[2:]))
 
 
 if __name__ == "__main__":

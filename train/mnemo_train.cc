@@ -38,7 +38,7 @@ ABSL_FLAG(int, threads, static_cast<int>(std::thread::hardware_concurrency()),
           "cores to train on; changes no bit of the result");
 ABSL_FLAG(std::string, device, "cpu", "what to train on: cpu, cuda or cuda:N; evaluations run on the CPU");
 ABSL_FLAG(int, log_every, 20, "steps between lines of the log");
-ABSL_FLAG(int, save_every, 200, "steps between checkpoints");
+ABSL_FLAG(int, save_every, 200, "steps between checkpoints; 0: only one, at the end");
 ABSL_FLAG(int, evaluate_every, 1000, "steps between evaluations by generation; 0: only at the end");
 ABSL_FLAG(int, patience, 0, "stop when so many evaluations in a row were no better than the best; 0: at the end");
 ABSL_FLAG(int64_t, evaluate_samples, 20, "haystacks a cell in an evaluation");
@@ -174,7 +174,8 @@ absl::Status Train() {
     smoothed.Add(report);
     tokens += report.tokens;
     is_last = report.step == last || (patience > 0 && evaluation.no_better() >= patience);
-    if (report.step % absl::GetFlag(FLAGS_log_every) == 0) {
+    const int log_every = absl::GetFlag(FLAGS_log_every);
+    if (log_every > 0 && report.step % log_every == 0) {
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
       Json line = smoothed.json();
       line["step"] = report.step;
@@ -185,7 +186,8 @@ absl::Status Train() {
       log->Write(line, absl::StrFormat("step %d/%d  %s  %.0f tokens/s  %.0f min left", report.step, last,
                                        smoothed.ForTheEye(), static_cast<double>(tokens) / seconds, minutes));
     }
-    if (is_last || report.step % absl::GetFlag(FLAGS_save_every) == 0) {
+    const int save_every = absl::GetFlag(FLAGS_save_every);
+    if (is_last || (save_every > 0 && report.step % save_every == 0)) {
       RETURN_IF_ERROR(trainer.SaveCheckpoint(checkpoint));
       RETURN_IF_ERROR(trainer.ExportModel(out));
     }

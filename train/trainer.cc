@@ -24,10 +24,21 @@ using at::Tensor;
 
 namespace {
 
-constexpr int64_t kGroupRows = 3;
+constexpr int64_t kGroupFloats = 3'400'000;  // of a group's widest product: more of them fall out of a core's cache
 constexpr size_t kShortExercise = 96;  // tokens; longer ones are computed apart, or padding would cost more than text
 
 constexpr float kFirstSpread = 4;  // of a value's first character, against the others
+
+// Rows of a group: as many as a core's cache takes, so that a small model's operators have something to do, but not so
+// many that a second thread has nothing.
+int64_t GroupRows(const ModelConfig& config, const Recipe& recipe, bool is_cpu) {
+  if (!is_cpu) return recipe.rows;
+  int64_t widest = std::max(3 * config.dim, 2 * config.ff_dim);
+  for (const BlockKind kind : config.blocks) {
+    if (HasMemory(kind)) widest = std::max(widest, 4 * config.memory.inner());
+  }
+  return std::clamp<int64_t>(kGroupFloats / (widest * recipe.segment_tokens), 1, (recipe.rows + 1) / 2);
+}
 
 bool IsTrained(const std::string& name, const std::vector<std::string>& only) {
   return only.empty() ||
@@ -126,7 +137,7 @@ Trainer::Trainer(const ModelConfig& config, const Recipe& recipe, LessonData dat
   optimizer_ = std::make_unique<torch::optim::AdamW>(std::vector<torch::optim::OptimizerParamGroup>{
       {matrices, with_decay(recipe.weight_decay)}, {others, with_decay(0.0)}});
   if (!keys.empty()) optimizer_->add_param_group({keys, with_decay(0.0)});
-  const int64_t group_rows = device_.is_cpu() ? kGroupRows : recipe.rows;
+  const int64_t group_rows = GroupRows(config, recipe, device_.is_cpu());
   for (int64_t begin = 0; begin < recipe.rows; begin += group_rows) {
     groups_.push_back({begin, std::min(begin + group_rows, recipe.rows), {}});
   }

@@ -85,6 +85,20 @@ class MnemoBenchTest(unittest.TestCase):
         self.assertEqual([(line["facts"], line["questions"]) for line in self.lines("out.jsonl")],
                          [(1, 4), (2, 4), (4, 4)])
 
+    def test_engine_measures_against_the_blas(self):
+        done = subprocess.run([BENCH, "engine", f"--models={MODEL}", "--repeats=1", "--seconds=0.02", "--json=out.jsonl"],
+                              cwd=self.folder, env=ENVIRONMENT, timeout=300, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("GFLOP/s", done.stdout.splitlines()[0])
+        lines = self.lines("out.jsonl")
+        self.assertEqual([line["what"] for line in lines[-2:]], [f"{MODEL}, blocks of 64", f"{MODEL}, decoding"])
+        for line in lines:
+            self.assertGreater(line["tokens_per_second"], 0)
+            self.assertGreater(line["percent_of_g"], 0)
+        code, _, err = self.bench("engine", "--models=none")
+        self.assertEqual(code, 1)
+        self.assertIn("none/config.json", err)
+
     def test_errors_name_what_is_wrong(self):
         for arguments, what in (
                 (("recall", "--resume"), "--resume needs --json"),
