@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/kernels/product.h"
 #include "core/model/memory.h"
 #include "core/model/model.h"
 
@@ -136,6 +137,28 @@ MemoryParameters RandomMemory(const ModelConfig& config) {
   return p;
 }
 
+// What models/recall multiplies by, our way and the BLAS's; a token is a row.
+absl::Status BenchProducts(const EngineBenchOptions& options, ResultFile* results) {
+  struct Shape {
+    int64_t rows, inputs, outputs;
+  };
+  for (const Shape& shape :
+       {Shape{64, 128, 3072}, Shape{64, 128, 384}, Shape{64, 1024, 128}, Shape{1, 128, 3072}, Shape{1, 1024, 128}}) {
+    const at::Tensor x = at::randn({shape.rows, shape.inputs}), weight = at::randn({shape.outputs, shape.inputs});
+    const PackedMatrix packed(weight.data_ptr<float>(), shape.outputs, shape.inputs);
+    at::Tensor y = at::empty({shape.rows, shape.outputs});
+    const double flops = 2.0 * shape.inputs * shape.outputs;
+    const std::string what = absl::StrCat("product, ", shape.rows, " rows, ", shape.inputs, " to ", shape.outputs);
+    const Speed ours = MeasureSpeed(options, shape.rows, flops, [&] {
+      Multiply(x.data_ptr<float>(), shape.inputs, packed, shape.rows, y.data_ptr<float>(), shape.outputs);
+    });
+    RETURN_IF_ERROR(Tell({{"what", what}}, flops, ours, results));
+    const Speed blas = MeasureSpeed(options, shape.rows, flops, [&] { at::mm_out(y, x, weight.t()); });
+    RETURN_IF_ERROR(Tell({{"what", absl::StrCat(what, ", by the BLAS")}}, flops, blas, results));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status BenchMemory(const EngineBenchOptions& options, ResultFile* results) {
   struct Shape {
     int64_t depth, hidden, chunk;
@@ -198,6 +221,7 @@ absl::Status RunEngineBench(const EngineBenchOptions& options, ResultFile* resul
   EnterWorkerThread();
   const c10::InferenceMode inference;
   std::printf("%s; G %.1f GFLOP/s\n", BlasDescription().c_str(), Reference().Measure() / 1e9);
+  RETURN_IF_ERROR(BenchProducts(options, results));
   RETURN_IF_ERROR(BenchMemory(options, results));
   for (const std::string& folder : options.models) RETURN_IF_ERROR(BenchModel(options, folder, results));
   return absl::OkStatus();

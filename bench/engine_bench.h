@@ -16,8 +16,9 @@ struct EngineBenchOptions {
   double seconds = 0.5;             // of each repeat, at least
 };
 
-// The memory layer alone (model width 256, 4 heads of 64), then each model: blocks of one session, and tokens decoded
-// one after another. A line each goes to standard output and to `results`. Sets this thread up as a worker's.
+// Products of our own and the BLAS's, the memory layer alone (model width 256, 4 heads of 64), then each model: blocks
+// of one session, and tokens decoded one after another. A line each goes to standard output and to `results`. Sets this
+// thread up as a worker's.
 absl::Status RunEngineBench(const EngineBenchOptions& options, ResultFile* results);
 
 }  // namespace mnemosyne

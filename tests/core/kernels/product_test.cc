@@ -61,7 +61,7 @@ TEST_F(ProductTest, StridedProductsSetAddAndSubtract) {
           for (int64_t j = 0; j < c_stride; ++j) {
             const double old = before[r * c_stride + j];
             double sum = 0;
-            for (int64_t k = 0; k < depth; ++k) {
+            for (int64_t k = 0; j < columns && k < depth; ++k) {
               sum += static_cast<double>(a[r * layout.row_stride + k * layout.column_stride]) * b[k * b_stride + j];
             }
             const double expected = j >= columns         ? old
