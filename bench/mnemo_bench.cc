@@ -136,7 +136,9 @@ absl::Status Measure(absl::Status (*measure)(RecallBench*)) {
 
 absl::Status Engine() {
   ASSIGN_OR_RETURN(ResultFile results, ResultFile::Open(absl::GetFlag(FLAGS_json), /*resume=*/false));
-  return RunEngineBench({.models = absl::GetFlag(FLAGS_models), .repeats = std::max(1, absl::GetFlag(FLAGS_repeats))},
+  return RunEngineBench({.models = absl::GetFlag(FLAGS_models),
+                         .repeats = std::max(1, absl::GetFlag(FLAGS_repeats)),
+                         .seconds = absl::GetFlag(FLAGS_seconds)},
                         &results);
 }
 

@@ -16,6 +16,7 @@ absl::StatusOr<LoadedTitans> LoadTitans(const std::string& folder) {
   ASSIGN_OR_RETURN(const ModelConfig config, ParseModelConfig(config_text));
   ASSIGN_OR_RETURN(const std::string bytes, ReadFile(folder + "/model.safetensors"));
   ASSIGN_OR_RETURN(const std::vector<NamedTensor> loaded, LoadParameters(config, bytes));
+  const at::NoGradGuard no_grad;  // so that kernels are used where they fit
   std::map<std::string, Tensor> parameters;
   for (const NamedTensor& one : loaded) parameters[one.name] = at::tensor(one.values).view(one.shape);
   return LoadedTitans{config, std::make_unique<const Titans>(config, parameters)};

@@ -29,11 +29,11 @@ constexpr size_t kShortExercise = 96;  // tokens; longer ones are computed apart
 
 constexpr float kFirstSpread = 4;  // of a value's first character, against the others
 
-// Rows of a group: as many as a core's cache takes, so that a small model's operators have something to do, but not so
-// many that a second thread has nothing.
+// Rows of a group: as many as a core's cache takes, so that a small model's operators have something to do, but at most
+// half, so that a second thread has something too.
 int64_t GroupRows(const ModelConfig& config, const Recipe& recipe, bool is_cpu) {
   if (!is_cpu) return recipe.rows;
-  int64_t widest = std::max(3 * config.dim, 2 * config.ff_dim);
+  int64_t widest = std::max({3 * config.dim, 2 * config.ff_dim, config.vocab_size});
   for (const BlockKind kind : config.blocks) {
     if (HasMemory(kind)) widest = std::max(widest, 4 * config.memory.inner());
   }

@@ -151,7 +151,8 @@ class MemoryHead {
       squared += SumOfSquares(deltas_[l] + token * out_stride_[l], shape_.out(l)) *
                  SumOfSquares(inputs_[l] + token * in_stride_[l], shape_.in(l));
     }
-    return std::min(1.0f, shape_.max_grad_norm / std::sqrt(std::max(squared, 1e-24f)));
+    const float bound = shape_.max_grad_norm / std::sqrt(std::max(squared, 1e-24f));
+    return bound > 1.0f ? 1.0f : bound;  // NaN stays NaN
   }
 
   // exp(sums[row] - sums[j]) for j <= row, else 0: row [open_, filled up to a panel].
@@ -161,7 +162,7 @@ class MemoryHead {
     int64_t j = 0;
     for (; j <= row; j += kLanes) {
       // Behind the row's end the difference may be anything: it is not kept.
-      hn::StoreU(hn::Exp(d, hn::Min(hn::Sub(of_row, hn::LoadU(d, sums + j)), hn::Zero(d))), d, to + j);
+      hn::StoreU(Exp(d, hn::Sub(of_row, hn::LoadU(d, sums + j))), d, to + j);
     }
     std::fill(to + row + 1, to + chunk_stride_, 0.0f);
   }

@@ -21,6 +21,15 @@ namespace HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
+enum class Into { kSet, kAdd, kSubtract };
+
+// Element (row, column) at values[row * row_stride + column * column_stride].
+struct Strided {
+  const float* values;
+  int64_t row_stride;
+  int64_t column_stride = 1;
+};
+
 // At most 16 floats a vector: two of them are half a panel at least.
 using FloatTag = hn::CappedTag<float, 16>;
 using FloatVec = hn::Vec<FloatTag>;

@@ -1,6 +1,7 @@
 #include "core/kernels/product.h"
 
 #include <cstring>
+#include <new>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/kernels/product.cc"
@@ -21,18 +22,6 @@ void MultiplyPacked(const float* x, int64_t x_stride, const PackedMatrix& weight
   }
 }
 
-void MultiplyStridedInto(const Strided& a, int64_t rows, int64_t depth, const float* b, int64_t b_stride,
-                         int64_t columns, Into into, float* c, int64_t c_stride) {
-  switch (into) {
-    case Into::kSet:
-      return Product<Into::kSet>(a, rows, depth, b, b_stride, columns, c, c_stride);
-    case Into::kAdd:
-      return Product<Into::kAdd>(a, rows, depth, b, b_stride, columns, c, c_stride);
-    case Into::kSubtract:
-      return Product<Into::kSubtract>(a, rows, depth, b, b_stride, columns, c, c_stride);
-  }
-}
-
 }  // namespace HWY_NAMESPACE
 }  // namespace mnemosyne
 HWY_AFTER_NAMESPACE();
@@ -41,10 +30,10 @@ HWY_AFTER_NAMESPACE();
 namespace mnemosyne {
 
 HWY_EXPORT(MultiplyPacked);
-HWY_EXPORT(MultiplyStridedInto);
 
 PackedMatrix::PackedMatrix(const float* values, int64_t outputs, int64_t inputs)
     : outputs_(outputs), inputs_(inputs), panels_(hwy::AllocateAligned<float>(RoundUpToPanel(outputs) * inputs)) {
+  if (panels_ == nullptr) throw std::bad_alloc();
   std::memset(panels_.get(), 0, RoundUpToPanel(outputs) * inputs * sizeof(float));
   for (int64_t o = 0; o < outputs; ++o) {
     float* const to = panels_.get() + o / kPanelColumns * inputs * kPanelColumns + o % kPanelColumns;
@@ -54,11 +43,6 @@ PackedMatrix::PackedMatrix(const float* values, int64_t outputs, int64_t inputs)
 
 void Multiply(const float* x, int64_t x_stride, const PackedMatrix& weight, int64_t rows, float* y, int64_t y_stride) {
   HWY_DYNAMIC_DISPATCH(MultiplyPacked)(x, x_stride, weight, rows, y, y_stride);
-}
-
-void MultiplyStrided(const Strided& a, int64_t rows, int64_t depth, const float* b, int64_t b_stride, int64_t columns,
-                     Into into, float* c, int64_t c_stride) {
-  HWY_DYNAMIC_DISPATCH(MultiplyStridedInto)(a, rows, depth, b, b_stride, columns, into, c, c_stride);
 }
 
 }  // namespace mnemosyne

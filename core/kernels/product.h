@@ -1,7 +1,7 @@
 // Single-precision matrix products on a CPU.
 //
-//   PackedMatrix weight(values, outputs, inputs);        // once
-//   Multiply(x, weight, rows, y);                        // y [rows, outputs] = x [rows, inputs] weight^T
+//   PackedMatrix weight(values, outputs, inputs);         // once
+//   Multiply(x, inputs, weight, rows, y, outputs);        // y [rows, outputs] = x [rows, inputs] weight^T
 //
 // A row of a result is summed in one order, whatever the number of rows: a token has the same bits in a block, alone
 // and beside other sessions' tokens. The instruction set is chosen when the program runs. Thread-safe.
@@ -23,20 +23,10 @@ constexpr int64_t RoundUpToPanel(int64_t columns) {
 // such matrices would all fall into the same few sets of a cache.
 constexpr int64_t PaddedStride(int64_t columns) { return RoundUpToPanel(columns) + 16; }
 
-enum class Into { kSet, kAdd, kSubtract };
-
-// Element (row, column) at values[row * row_stride + column * column_stride].
-struct Strided {
-  const float* values;
-  int64_t row_stride;
-  int64_t column_stride = 1;
-};
-
 // A weight [outputs, inputs] in panels of kPanelColumns outputs, each [inputs, kPanelColumns], the last one filled up
 // with zeros.
 class PackedMatrix {
  public:
-  PackedMatrix() = default;
   PackedMatrix(const float* values, int64_t outputs, int64_t inputs);
 
   int64_t outputs() const { return outputs_; }
@@ -50,10 +40,5 @@ class PackedMatrix {
 
 // y [rows, outputs] = x [rows, inputs] weight^T; strides are those of rows.
 void Multiply(const float* x, int64_t x_stride, const PackedMatrix& weight, int64_t rows, float* y, int64_t y_stride);
-
-// c [rows, columns] = (+=, -=) a [rows, depth] b [depth, columns], of any strides. b's rows may be read to the next
-// multiple of kPanelColumns.
-void MultiplyStrided(const Strided& a, int64_t rows, int64_t depth, const float* b, int64_t b_stride, int64_t columns,
-                     Into into, float* c, int64_t c_stride);
 
 }  // namespace mnemosyne

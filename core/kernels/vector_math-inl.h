@@ -19,10 +19,17 @@ HWY_BEFORE_NAMESPACE();
 namespace mnemosyne {
 namespace HWY_NAMESPACE {
 
-// 1 / (1 + exp(-x)); 0 and 1 far out.
+// What is no number stays none: Highway's functions, and x86's minima, would make one of it, and nobody would learn
+// that a memory had run away.
+HWY_INLINE FloatVec KeepNaN(FloatVec x, FloatVec y) { return hn::IfThenElse(hn::IsNaN(x), x, y); }
+
+// exp(x), x <= 88.
+HWY_INLINE FloatVec Exp(FloatTag d, FloatVec x) { return KeepNaN(x, hn::Exp(d, x)); }
+
+// 1 / (1 + exp(-x)); at least 6e-39.
 HWY_INLINE FloatVec Sigmoid(FloatTag d, FloatVec x) {
   const FloatVec one = hn::Set(d, 1.0f);
-  return hn::Div(one, hn::Add(one, hn::Exp(d, hn::Min(hn::Neg(x), hn::Set(d, 88.0f)))));
+  return KeepNaN(x, hn::Div(one, hn::Add(one, hn::Exp(d, hn::Min(hn::Neg(x), hn::Set(d, 88.0f))))));
 }
 
 HWY_INLINE FloatVec Silu(FloatTag d, FloatVec x) { return hn::Mul(x, Sigmoid(d, x)); }
@@ -36,7 +43,7 @@ HWY_INLINE FloatVec SiluGrad(FloatTag d, FloatVec x) {
 // log(sigmoid(x))
 HWY_INLINE FloatVec LogSigmoid(FloatTag d, FloatVec x) {
   const FloatVec decayed = hn::Exp(d, hn::Neg(hn::Abs(x)));
-  return hn::Sub(hn::Min(x, hn::Zero(d)), hn::Log1p(d, decayed));
+  return KeepNaN(x, hn::Sub(hn::Min(x, hn::Zero(d)), hn::Log1p(d, decayed)));
 }
 
 // The last count % kLanes values of a row, zeros behind them.

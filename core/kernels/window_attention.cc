@@ -39,13 +39,13 @@ HWY_INLINE float ExpOf(float most, int64_t count, float* values) {
   FloatVec sum = hn::Zero(d);
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    const FloatVec v = hn::Exp(d, hn::Sub(hn::LoadU(d, values + i), shift));
+    const FloatVec v = Exp(d, hn::Sub(hn::LoadU(d, values + i), shift));
     sum = hn::Add(sum, v);
     hn::StoreU(v, d, values + i);
   }
   float total = hn::GetLane(hn::SumOfLanes(d, sum));
   if (i < count) {
-    StoreRest(hn::Exp(d, hn::Sub(LoadRest(d, values + i, count - i), shift)), d, values + i, count - i);
+    StoreRest(Exp(d, hn::Sub(LoadRest(d, values + i, count - i), shift)), d, values + i, count - i);
     for (; i < count; ++i) total += values[i];
   }
   return total;
@@ -136,7 +136,7 @@ void StepWindowAttentionHere(const WindowShape& shape, const RotaryTable& rotary
   const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(a)));
   for (int64_t h = 0; h < shape.heads; ++h) {
     const int64_t old = h * tail * a;
-    std::memcpy(b.keys, in.keys + old, tail * a * sizeof(float));
+    std::copy(in.keys + old, in.keys + old + tail * a, b.keys);
     for (int64_t j = 0; j < tail; ++j) {
       std::memcpy(b.values + j * b.value_stride, in.values + old + j * a, a * sizeof(float));
     }
@@ -145,7 +145,7 @@ void StepWindowAttentionHere(const WindowShape& shape, const RotaryTable& rotary
       RotateRow(row + dim, cosine + t * half, sine + t * half, half, 1.0f, b.keys + (tail + t) * a);
       std::memcpy(b.values + (tail + t) * b.value_stride, row + 2 * dim, a * sizeof(float));
     }
-    std::memcpy(out.keys + old, b.keys + tokens * a, tail * a * sizeof(float));
+    std::copy(b.keys + tokens * a, b.keys + (tokens + tail) * a, out.keys + old);
     for (int64_t j = 0; j < tail; ++j) {
       std::memcpy(out.values + old + j * a, b.values + (tokens + j) * b.value_stride, a * sizeof(float));
     }

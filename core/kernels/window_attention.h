@@ -13,10 +13,8 @@ namespace mnemosyne {
 // position 10 million.
 class RotaryTable {
  public:
-  RotaryTable() = default;
   RotaryTable(int64_t half, double base);
 
-  int64_t half() const { return half_; }
   // cosine, sine [tokens, half] of positions first, first + 1, ...
   void Fill(int64_t first, int64_t tokens, float* cosine, float* sine) const;
 

@@ -1,7 +1,7 @@
 // Scratch memory of one thread, which kernels carve buffers from and which is kept for the next call.
 //
-//   Workspace space(bytes_needed);
-//   float* buffer = space.Take(count);   // 64-byte aligned, not initialised
+//   Workspace space(/*count=*/3000, /*buffers=*/2);
+//   float* rows = space.Take(2000);   // 64-byte aligned, not initialised
 //
 // One at a time a thread. What is taken lives as long as the Workspace.
 #pragma once
@@ -10,16 +10,19 @@
 
 #include <cassert>
 #include <cstdint>
+#include <new>
 
 namespace mnemosyne {
 
 class Workspace {
  public:
-  // Room for `count` floats in at most `buffers` buffers.
+  // Room for `count` floats in at most `buffers` buffers. std::bad_alloc when there is none.
   Workspace(int64_t count, int64_t buffers) {
     const int64_t needed = count + buffers * kAlignment;
     if (memory_.size < needed) {
+      memory_.size = 0;
       memory_.values = hwy::AllocateAligned<float>(needed);
+      if (memory_.values == nullptr) throw std::bad_alloc();
       memory_.size = needed;
     }
     next_ = memory_.values.get();

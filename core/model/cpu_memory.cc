@@ -17,6 +17,11 @@ PackedMatrix Packed(const Tensor& weight) {
   return PackedMatrix(rows.data_ptr<float>(), rows.size(0), rows.size(1));
 }
 
+// A bound that is too small for a float is still one.
+float GradientBound(double max_grad_norm) {
+  return max_grad_norm > 0 ? std::max(static_cast<float>(max_grad_norm), 1e-37f) : 0.0f;
+}
+
 // Where head `group` begins; null for what is not there.
 float* Of(const Tensor& t, int64_t group) {
   return t.defined() ? t.data_ptr<float>() + group * (t.numel() / t.size(0)) : nullptr;
@@ -39,14 +44,14 @@ OpenChunk NewOpenChunk(const MemoryConfig& config, int64_t groups, int64_t token
 }  // namespace
 
 std::shared_ptr<const CpuMemory> CpuMemory::Create(const ModelConfig& config, const MemoryParameters& parameters) {
-  if (!KernelsFit(parameters.in_weight)) return nullptr;
+  if (!KernelsFit(parameters.in_weight) || config.memory.depth > kMaxMemoryDepth) return nullptr;
   return std::shared_ptr<const CpuMemory>(new CpuMemory(config, parameters));
 }
 
 CpuMemory::CpuMemory(const ModelConfig& config, const MemoryParameters& parameters)
     : config_(config.memory),
       shape_{config_.head_dim, config_.depth, config_.hidden,   config_.chunk,
-             config_.momentum, config_.decay, config_.residual, static_cast<float>(config_.max_grad_norm)},
+             config_.momentum, config_.decay, config_.residual, GradientBound(config_.max_grad_norm)},
       norm_eps_(static_cast<float>(config.norm_eps)),
       qkv_(Packed(parameters.in_weight.narrow(0, 0, 3 * config_.inner()))),
       out_gate_(Packed(parameters.in_weight.narrow(0, 3 * config_.inner(), config_.inner()))),

@@ -1,7 +1,5 @@
 #include "core/model/memory.h"
 
-#include <c10/core/GradMode.h>
-
 #include <limits>
 
 #include "core/model/cpu_memory.h"

@@ -42,10 +42,11 @@ Tensor Linear(const Tensor& input, const Tensor& weight) {
   return at::mm(input.reshape({-1, input.size(-1)}), weight.t()).view(WithLast(input, weight.size(0)));
 }
 
-Tensor RmsNorm(const Tensor& x, const Tensor& weight, double eps) {
-  if (!KernelsFit(x) || !x.is_contiguous()) {
-    return x * (x * x).mean(-1, /*keepdim=*/true).add_(eps).rsqrt() * weight;
+Tensor RmsNorm(const Tensor& input, const Tensor& weight, double eps) {
+  if (!KernelsFit(input)) {
+    return input * (input * input).mean(-1, /*keepdim=*/true).add_(eps).rsqrt() * weight;
   }
+  const Tensor x = input.contiguous();
   Tensor y = at::empty_like(x);
   const int64_t width = x.size(-1);
   RmsNormRows(x.data_ptr<float>(), width, Rows(x), width, weight.data_ptr<float>(), static_cast<float>(eps),
@@ -55,20 +56,22 @@ Tensor RmsNorm(const Tensor& x, const Tensor& weight, double eps) {
 
 Tensor L2Normalize(const Tensor& x) { return x / x.norm(2, {-1}, /*keepdim=*/true).clamp_min(1e-12); }
 
-Tensor GatedSilu(const Tensor& x) {
-  if (!KernelsFit(x) || !x.is_contiguous()) {
-    const std::vector<Tensor> halves = x.chunk(2, -1);
+Tensor GatedSilu(const Tensor& input) {
+  if (!KernelsFit(input)) {
+    const std::vector<Tensor> halves = input.chunk(2, -1);
     return halves[0] * at::silu(halves[1]);
   }
+  const Tensor x = input.contiguous();
   const int64_t width = x.size(-1) / 2;
   Tensor y = at::empty(WithLast(x, width), x.options());
   GatedSiluRows(x.data_ptr<float>(), Rows(x), width, y.data_ptr<float>());
   return y;
 }
 
-Tensor Sigmoid(const Tensor& x) {
+Tensor Sigmoid(const Tensor& input) {
   // LibTorch's bits depend on where in the tensor an element lies: its last few go another way.
-  if (!KernelsFit(x) || !x.is_contiguous()) return x.sigmoid();
+  if (!KernelsFit(input)) return input.sigmoid();
+  const Tensor x = input.contiguous();
   Tensor y = at::empty_like(x);
   ScaledSigmoid(x.data_ptr<float>(), x.numel(), 1.0f, y.data_ptr<float>());
   return y;

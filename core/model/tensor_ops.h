@@ -1,5 +1,5 @@
 // Small tensor formulas that several layers share. Shapes are given at each; dtype and device follow the arguments.
-// Where no gradient is asked for on a CPU they are computed by core/kernels.
+// Where no gradient is asked for on a CPU, core/kernels compute Projection, RmsNorm, GatedSilu and Sigmoid.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -21,11 +21,10 @@ class Projection {
 
   at::Tensor operator()(const at::Tensor& x) const;  // [..., in] -> [..., out]
   const at::Tensor& weight() const { return weight_; }
-  const PackedMatrix* packed() const { return packed_.get(); }  // null: not for kernels
 
  private:
   at::Tensor weight_;
-  std::shared_ptr<const PackedMatrix> packed_;
+  std::shared_ptr<const PackedMatrix> packed_;  // null: not for kernels
 };
 
 // input [..., in], weight [out, in] -> [..., out]

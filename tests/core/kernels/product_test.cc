@@ -45,36 +45,5 @@ TEST_F(ProductTest, ARowHasTheSameBitsAmongAnyOthers) {
   });
 }
 
-TEST_F(ProductTest, StridedProductsSetAddAndSubtract) {
-  OnEveryTarget([&] {
-    for (int round = 0; round < 200; ++round) {
-      const int64_t rows = 1 + Below(40), depth = 1 + Below(70), columns = 1 + Below(100);
-      const bool across = round % 2 == 0;  // a stored by columns
-      const Strided layout = {nullptr, across ? 1 : depth, across ? rows : 1};
-      const int64_t b_stride = RoundUpToPanel(columns), c_stride = columns + Below(3);
-      const std::vector<float> a = Drawn(rows * depth), b = Drawn(depth * b_stride), before = Drawn(rows * c_stride);
-      for (const Into into : {Into::kSet, Into::kAdd, Into::kSubtract}) {
-        std::vector<float> c = before;
-        MultiplyStrided({a.data(), layout.row_stride, layout.column_stride}, rows, depth, b.data(), b_stride, columns,
-                        into, c.data(), c_stride);
-        for (int64_t r = 0; r < rows; ++r) {
-          for (int64_t j = 0; j < c_stride; ++j) {
-            const double old = before[r * c_stride + j];
-            double sum = 0;
-            for (int64_t k = 0; j < columns && k < depth; ++k) {
-              sum += static_cast<double>(a[r * layout.row_stride + k * layout.column_stride]) * b[k * b_stride + j];
-            }
-            const double expected = j >= columns         ? old
-                                    : into == Into::kSet ? sum
-                                    : into == Into::kAdd ? old + sum
-                                                         : old - sum;
-            ASSERT_NEAR(c[r * c_stride + j], expected, 2e-5 * std::sqrt(depth) * 4);
-          }
-        }
-      }
-    }
-  });
-}
-
 }  // namespace
 }  // namespace mnemosyne

@@ -89,5 +89,32 @@ TEST_F(RowsTest, FarOutTheyAreWhatTheyTendTo) {
   });
 }
 
+// A memory that ran away must show in whatever is computed from it.
+TEST_F(RowsTest, WhatIsNoNumberStaysNone) {
+  OnEveryTarget([] {
+    constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+    for (const size_t place : {0, 3, 20, 36}) {  // in a vector and behind the last whole one
+      std::vector<float> x(37, 0.5f), weight(37, 1.0f), y(37);
+      x[place] = kNaN;
+      const auto expect_only_there = [&] {
+        for (size_t i = 0; i < y.size(); ++i) EXPECT_EQ(std::isnan(y[i]), i == place) << i;
+      };
+      ScaledSigmoid(x.data(), 37, 1, y.data());
+      expect_only_there();
+      LogSigmoid(x.data(), 37, -1, y.data());
+      expect_only_there();
+      GateRows(weight.data(), 37, x.data(), 37, 1, 37, y.data(), 37);
+      expect_only_there();
+      y = x;
+      SiluInPlace(y.data(), 37);
+      expect_only_there();
+      RmsNormRows(x.data(), 37, 1, 37, weight.data(), 1e-6f, y.data(), 37);
+      EXPECT_TRUE(std::isnan(y[0]));
+      L2NormalizeRows(x.data(), 1, 37, y.data());
+      EXPECT_TRUE(std::isnan(y[0]));
+    }
+  });
+}
+
 }  // namespace
 }  // namespace mnemosyne

@@ -101,6 +101,20 @@ TEST_F(WindowAttentionTest, AgreesWithItsDefinitionHoweverAStreamIsCut) {
   });
 }
 
+TEST_F(WindowAttentionTest, AKeyThatIsNoNumberShowsInWhatAttendsToIt) {
+  OnEveryTarget([&] {
+    const WindowShape shape = {1, 8, 10, 2};
+    const RotaryTable rotary(4, 10000.0);
+    std::vector<float> projected = Drawn(40 * 24), persistent = Drawn(2 * 8), keys(9 * 8), values(9 * 8),
+                       next_keys(9 * 8), next_values(9 * 8), attended(40 * 8);
+    projected[20 * 24 + 8] = std::numeric_limits<float>::quiet_NaN();  // of token 20's key
+    StepWindowAttention(shape, rotary,
+                        {40, 0, projected.data(), keys.data(), values.data(), persistent.data(), persistent.data()},
+                        {next_keys.data(), next_values.data(), attended.data()});
+    for (int64_t t = 0; t < 40; ++t) EXPECT_EQ(std::isnan(attended[t * 8]), t >= 20 && t < 30) << t;
+  });
+}
+
 TEST_F(WindowAttentionTest, AnglesAreExactFarOut) {
   const RotaryTable rotary(8, 10000.0);
   for (const int64_t first : {int64_t{0}, int64_t{123456}, int64_t{10'000'000}}) {
