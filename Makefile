@@ -5,6 +5,7 @@
 #   make test     build, then every test; ctest's summary comes last
 #   make fuzz     every fuzz target for FUZZ_SECONDS=60; make test does 5
 #   make torture  build, then the long forms of tests/torture (hours)
+#   make bench-quick   build, then the engine's speed as shares of the BLAS's, against the committed baseline
 #   make demo     build, then a server, a book and questions about it
 #   make format   clang-format over our sources
 #   make lint     clang-tidy over our sources, buf over the proto
@@ -17,7 +18,7 @@ SOURCES = git ls-files --cached --others --exclude-standard
 # A second clone on one machine compiles from the cache, when there is one.
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 
-.PHONY: deps build fuzzers test fuzz torture demo format lint clean
+.PHONY: deps build fuzzers test fuzz torture bench-quick demo format lint clean
 .DEFAULT_GOAL := build
 
 deps:
@@ -40,6 +41,10 @@ fuzz: fuzzers
 
 torture: build
 	@MNEMOSYNE_TORTURE=1 ctest --preset $(PRESET) -L torture --verbose
+
+bench-quick: build
+	@build/$(PRESET)/bin/mnemo-bench engine --models=models/recall,models/babilong --repeats=3 --json=build/$(PRESET)/engine.jsonl
+	@bench/compare.py bench/results/engine.jsonl build/$(PRESET)/engine.jsonl
 
 demo: build
 	@python3 deploy/demo.py build/$(PRESET)/bin $(SEED)
