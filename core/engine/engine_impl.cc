@@ -176,14 +176,14 @@ void EngineImpl::Housekeeper() {
       number = *snapshots_due_.begin();
       snapshots_due_.erase(snapshots_due_.begin());
     }
-    const SessionHandle pin = sessions_->PinResident(number);  // a reset or a delete waits for it
+    SessionHandle pin = sessions_->PinResident(number);  // a reset or a delete waits for it
     if (!pin) continue;
     {
       absl::MutexLock lock(&mutex_);
       if (isolated_.contains(number)) continue;
     }
     // A snapshot that fails costs a longer replay, no more: the disk's failure shows at the next append.
-    sessions_->Snapshot(*pin, options_.snapshot_every_tokens).IgnoreError();
+    sessions_->Snapshot(std::move(pin), options_.snapshot_every_tokens).IgnoreError();
   }
 }
 
@@ -325,7 +325,8 @@ absl::Status EngineImpl::Drain(absl::Time deadline) {
   for (const auto& session : sessions_->Residents()) {
     if (absl::Now() >= deadline)
       return absl::DeadlineExceededError("some sessions have no snapshot of their newest state");
-    if (const SessionHandle pin = sessions_->PinResident(session->number())) first.Update(sessions_->Snapshot(*pin, 1));
+    SessionHandle pin = sessions_->PinResident(session->number());
+    if (pin) first.Update(sessions_->Snapshot(std::move(pin), 1));
   }
   first.Update(storage_->Flush());  // the next start has no write-ahead log to read
   return first;

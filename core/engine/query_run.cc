@@ -128,9 +128,9 @@ Content QueryRun::Remembered() const {
 
 void QueryRun::Finish(const absl::StatusOr<QuerySummary>& summary) {
   if (finished_.exchange(true)) return;
-  gate_.Tell([&] { observer_->OnDone(summary); });
   past_tokens_ = nullptr;  // the caller may keep the query when the engine and its storage are gone
-  pin_.Release();
+  pin_.Release();          // before its caller knows, who may need the session's room at once
+  gate_.Tell([&] { observer_->OnDone(summary); });
 }
 
 }  // namespace mnemosyne

@@ -48,7 +48,7 @@ class QueryRun {
   // Question and answer as content of the session, for `remember`.
   Content Remembered() const;
 
-  // Tells the end, once; the session's pin is given back.
+  // Gives the session's pin back and tells the end, once.
   void Finish(const absl::StatusOr<QuerySummary>& summary);
   void Close() { gate_.Close(); }  // the handle is destroyed
 

@@ -369,7 +369,19 @@ absl::Status SessionManager::Update(const SessionHandle& handle, const std::map<
   return absl::OkStatus();
 }
 
-absl::Status SessionManager::Snapshot(Session& session, int64_t min_tokens) {
+absl::Status SessionManager::Snapshot(SessionHandle handle, int64_t min_tokens) {
+  {
+    absl::MutexLock lock(&mutex_);
+    settling_ += 1;
+  }
+  const absl::Status status = WriteSnapshot(*handle, min_tokens);
+  handle.Release();
+  absl::MutexLock lock(&mutex_);
+  Settled();
+  return status;
+}
+
+absl::Status SessionManager::WriteSnapshot(Session& session, int64_t min_tokens) {
   if (!session.IsSnapshotDue(min_tokens)) return absl::OkStatus();
   const auto [header, state] = session.Checkpoint();
   const std::string bytes = session.model().EncodeState(*state);

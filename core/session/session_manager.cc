@@ -76,6 +76,11 @@ void SessionManager::DropResident(Entry& entry) {
   entry.is_stale = false;
 }
 
+void SessionManager::Settled() {
+  settling_ -= 1;
+  settled_ += 1;
+}
+
 void SessionManager::ReturnRoom(int64_t bytes) {
   absl::MutexLock lock(&mutex_);
   stats_.resident_bytes -= bytes;
@@ -94,15 +99,15 @@ absl::Status SessionManager::ReserveRoom(int64_t bytes) {
         Entry& entry = entries_.at(id);
         if (entry.pins > 0 || entry.busy || !entry.session->IsQuiet()) continue;
         entry.busy = true;
-        unloading_ += 1;
+        settling_ += 1;
         victim = entry.session;
         break;
       }
-      if (victim == nullptr && unloading_ > 0) {  // someone else's victim makes room, or does not: look again
-        const int64_t before = unloading_;
+      if (victim == nullptr && settling_ > 0) {  // what someone else is done with makes room, or does not: look again
+        const int64_t before = settled_;
         const auto changed = [&] {
           mutex_.AssertHeld();
-          return unloading_ != before;
+          return settled_ != before;
         };
         mutex_.Await(absl::Condition(&changed));
         continue;
@@ -113,11 +118,11 @@ absl::Status SessionManager::ReserveRoom(int64_t bytes) {
                                                          options_.max_resident_bytes, " (max_resident_bytes)"));
       }
     }
-    Snapshot(*victim, 1).IgnoreError();  // without it the next load replays more: all of the session is in the log
+    WriteSnapshot(*victim, 1).IgnoreError();  // without it the next load replays more: all of the session is in the log
     absl::MutexLock lock(&mutex_);
     Entry& entry = entries_.at(victim->metadata().id);
     entry.busy = false;
-    unloading_ -= 1;
+    Settled();
     DropResident(entry);
     stats_.evictions += 1;
   }

@@ -154,8 +154,8 @@ class SessionManager {
   absl::Status ReadOn(Session& session) const;
 
   // Writes a snapshot when at least `min_tokens` were memorized since the last; drops older ones, and with
-  // Retention::kTrim the log that the older of the two that stay covers.
-  absl::Status Snapshot(Session& session, int64_t min_tokens);
+  // Retention::kTrim the log that the older of the two that stay covers. Who needs the session's room waits for it.
+  absl::Status Snapshot(SessionHandle handle, int64_t min_tokens);
 
   Stats stats() const;
 
@@ -181,6 +181,7 @@ class SessionManager {
                                                    std::optional<Session::Recovered> start);
   absl::Status ReserveRoom(int64_t bytes);  // counts them as resident
   void ReturnRoom(int64_t bytes);
+  void Settled() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Session::Limits LimitsOf(const SessionSettings& settings) const;
   bool IsExpired(const Entry& entry, absl::Time now) const;
   void SetMetadata(Entry& entry, const SessionMetadata& metadata) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -205,6 +206,7 @@ class SessionManager {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(branches_mutex_);
   absl::Status CheckReconciled() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(branches_mutex_);
   absl::Status EndSwitch(SessionHandle handle, const SessionMetadata& next, const absl::Status& status);
+  absl::Status WriteSnapshot(Session& session, int64_t min_tokens);
   absl::Status DropSnapshots(const SessionMetadata& metadata);
   absl::Status Trim(Session& session);
   void AddResident(Entry& entry, std::shared_ptr<Session> session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -224,7 +226,9 @@ class SessionManager {
   mutable absl::Mutex mutex_;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<uint64_t, std::shared_ptr<Session>> residents_ ABSL_GUARDED_BY(mutex_);
-  int64_t unloading_ ABSL_GUARDED_BY(mutex_) = 0;           // sessions
+  // Sessions that are ours for moments, being unloaded or written as snapshots: their room may soon be had. And how
+  // often one was done.
+  int64_t settling_ ABSL_GUARDED_BY(mutex_) = 0, settled_ ABSL_GUARDED_BY(mutex_) = 0;
   std::list<std::string> recency_ ABSL_GUARDED_BY(mutex_);  // resident sessions, used longest ago first
   bool some_expire_ ABSL_GUARDED_BY(mutex_) = false;        // or did: most servers have none to look for
   Stats stats_ ABSL_GUARDED_BY(mutex_);

@@ -53,6 +53,34 @@ TEST_F(EngineTest, EvictionAndReloadChangeNothing) {
   for (int i = 0; i < 6; ++i) EXPECT_EQ(Ask(*engine, "s" + std::to_string(i)), digests[i]) << i;
 }
 
+// Whoever hears that an answer is whole may have the room of the session that gave it, however slowly it is heard.
+TEST_F(EngineTest, AnEndedQueryHoldsNoRoom) {
+  class SlowListener final : public QueryObserver {
+   public:
+    void OnPiece(const QueryPiece&) override {}
+    void OnDone(const absl::StatusOr<QuerySummary>& summary) override {
+      status = summary.status();
+      told.Notify();
+      go_on.WaitForNotification();
+    }
+    absl::Status status;
+    absl::Notification told, go_on;
+  };
+  std::mt19937_64 random(TestSeed());
+  Engine::Options options = Options();
+  options.max_resident_bytes = Start(options)->models()[0].state_bytes;
+  auto engine = Start(options);
+  StreamText(*engine, "first", RandomText(500, random), {100});
+  StreamText(*engine, "second", RandomText(500, random), {100});
+  auto slow = std::make_shared<SlowListener>();
+  auto handle = engine->StartQuery({.session_id = "second", .prompt = Text("and then?"), .max_tokens = 4}, slow);
+  ASSERT_OK(handle);
+  ASSERT_TRUE(slow->told.WaitForNotificationWithTimeout(kPatience));
+  ASSERT_OK(slow->status);
+  EXPECT_NE(Ask(*engine, "first"), "");
+  slow->go_on.Notify();
+}
+
 TEST_F(EngineTest, ResetForgetsAndSequencesGoOn) {
   std::mt19937_64 random(TestSeed());
   auto engine = Start(Options());
