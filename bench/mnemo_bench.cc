@@ -1,9 +1,11 @@
-// mnemo-bench: measures a running server (docs/recall.md), or the engine alone (docs/performance.md).
+// mnemo-bench: measures a running server (docs/recall.md), the engine alone or the whole service
+// (docs/performance.md).
 //
 //   mnemo-bench recall --haystack=held_out.txt     how often a needle is found, by kind, haystack and size
 //   mnemo-bench capacity --haystack=held_out.txt   how many facts one state holds
 //   mnemo-bench babilong --haystack=held_out.txt   stories of the bAbI world, by task and size
 //   mnemo-bench engine --models=models/recall      tokens/s of the engine alone, against the BLAS
+//   mnemo-bench service --parts=ingest,queries     the service, with a server of its own
 //   mnemo-bench facts --samples=20                 facts that no model of ours was trained on, a JSON line each
 //   mnemo-bench stories --samples=20               stories as babilong has them, a JSON line each
 #include <cstdio>
@@ -20,6 +22,7 @@
 #include "absl/strings/str_join.h"
 #include "bench/engine_bench.h"
 #include "bench/recall_bench.h"
+#include "bench/service_bench.h"
 #include "core/base/status_macros.h"
 
 ABSL_FLAG(std::string, server, "127.0.0.1:50051", "the server's HOST:PORT");
@@ -43,8 +46,17 @@ ABSL_FLAG(std::vector<std::string>, haystack, {}, "text files that the model was
 ABSL_FLAG(std::string, words, "/usr/share/wordnet", "the folder of WordNet's files (Debian: wordnet-base)");
 ABSL_FLAG(uint64_t, seed, 1, "which needles, depths and places of the haystack");
 ABSL_FLAG(std::string, model, "", "the model; empty: the server's default");
-ABSL_FLAG(std::vector<std::string>, models, std::vector<std::string>({"models/recall"}), "engine: model folders");
-ABSL_FLAG(int, repeats, 9, "engine: of each measurement; medians are told");
+ABSL_FLAG(std::vector<std::string>, models, std::vector<std::string>({"models/recall"}),
+          "engine: model folders; service: its first");
+ABSL_FLAG(int, repeats, 9, "engine, service: of each measurement; medians are told");
+ABSL_FLAG(std::vector<std::string>, parts,
+          std::vector<std::string>({"start", "ingest", "appends", "offsets", "queries", "crowd"}),
+          "service: what is measured");
+ABSL_FLAG(std::string, mnemosyned, "mnemosyned", "service: the server's program");
+ABSL_FLAG(std::string, scratch, "/tmp", "service: a folder on the disk to measure; mnemo-bench is made in it");
+ABSL_FLAG(int, workers, 2, "service: the server's");
+ABSL_FLAG(int64_t, far_offset, 1000000, "service: tokens of the long session in part offsets");
+ABSL_FLAG(int, crowd, 1000, "service: sessions in part crowd; memory is allowed for a tenth");
 ABSL_FLAG(double, seconds, 0.5, "engine: of each repeat, at least");
 ABSL_FLAG(std::string, json, "", "a file that also gets a JSON object a cell");
 ABSL_FLAG(bool, resume, false, "keep what --json has already, and measure only the cells that it lacks");
@@ -142,6 +154,21 @@ absl::Status Engine() {
                         &results);
 }
 
+absl::Status Service() {
+  ASSIGN_OR_RETURN(ResultFile results, ResultFile::Open(absl::GetFlag(FLAGS_json), /*resume=*/false));
+  const std::vector<std::string> models = absl::GetFlag(FLAGS_models);
+  if (models.empty()) return absl::InvalidArgumentError("--models names no folder");
+  return RunServiceBench({.mnemosyned = absl::GetFlag(FLAGS_mnemosyned),
+                          .model = models[0],
+                          .scratch = absl::GetFlag(FLAGS_scratch),
+                          .parts = absl::GetFlag(FLAGS_parts),
+                          .workers = std::max(1, absl::GetFlag(FLAGS_workers)),
+                          .repeats = std::max(1, absl::GetFlag(FLAGS_repeats)),
+                          .far_offset = absl::GetFlag(FLAGS_far_offset),
+                          .crowd = std::max(20, absl::GetFlag(FLAGS_crowd))},
+                         &results);
+}
+
 // Numbers, told in all the wordings that models/recall was trained on and asked for in all but RULER's long one; needs
 // no server.
 absl::Status Facts() {
@@ -179,7 +206,8 @@ absl::Status Stories() {
 
 int main(int argc, char** argv) {
   absl::SetProgramUsageMessage(
-      "mnemo-bench recall|capacity|babilong|engine|facts|stories [flags]: measures a running server or the engine; see "
+      "mnemo-bench recall|capacity|babilong|engine|service|facts|stories [flags]: measures a running server or the "
+      "engine; see "
       "docs/recall.md and docs/performance.md");
   const std::vector<char*> words = absl::ParseCommandLine(argc, argv);
   const std::string what = words.size() == 2 ? words[1] : "";
@@ -188,11 +216,13 @@ int main(int argc, char** argv) {
       {"capacity", [] { return mnemosyne::Measure(mnemosyne::Capacity); }},
       {"babilong", [] { return mnemosyne::Measure(mnemosyne::Babilong); }},
       {"engine", mnemosyne::Engine},
+      {"service", mnemosyne::Service},
       {"facts", mnemosyne::Facts},
       {"stories", mnemosyne::Stories}};
   const auto command = commands.find(what);
   if (command == commands.end()) {
-    std::fprintf(stderr, "mnemo-bench: say what to do: recall, capacity, babilong, engine, facts or stories\n");
+    std::fprintf(stderr,
+                 "mnemo-bench: say what to do: recall, capacity, babilong, engine, service, facts or stories\n");
     return 2;
   }
   const absl::Status status = command->second();

@@ -1,0 +1,429 @@
+#include "bench/service_bench.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "bench/server_process.h"
+#include "client/client.h"
+#include "core/base/status_macros.h"
+#include "core/model/model.h"
+
+namespace mnemosyne {
+
+namespace {
+
+using Json = nlohmann::json;
+using client::Client;
+using client::StreamWriter;
+
+// The q-th of `values`, q in [0, 1].
+double Quantile(std::vector<double> values, double q) {
+  std::sort(values.begin(), values.end());
+  return values[std::min(values.size() - 1, static_cast<size_t>(q * static_cast<double>(values.size())))];
+}
+double Median(const std::vector<double>& values) { return Quantile(values, 0.5); }
+
+// The first error of `work(i)` for i < count, each in a thread of its own.
+template <typename Work>
+absl::Status InThreads(int count, const Work& work) {
+  std::vector<absl::Status> statuses(count);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < count; ++i) threads.emplace_back([&, i] { statuses[i] = work(i); });
+  for (std::thread& thread : threads) thread.join();
+  for (const absl::Status& status : statuses) RETURN_IF_ERROR(status);
+  return absl::OkStatus();
+}
+
+double SecondsSince(absl::Time begin) { return absl::ToDoubleSeconds(absl::Now() - begin); }
+
+class ServiceBench {
+ public:
+  ServiceBench(const ServiceBenchOptions& options, std::unique_ptr<Model> model, ResultFile* results)
+      : options_(options), model_(std::move(model)), results_(results) {}
+
+  absl::Status Start();
+  absl::Status Ingest();
+  absl::Status Appends();
+  absl::Status Offsets();
+  absl::Status Queries();
+  absl::Status Crowd();
+
+ private:
+  // A server over an empty folder, or over the one that the last had.
+  absl::Status Launch(const std::vector<std::string>& flags, bool keep_data = false);
+  void Stop() {
+    client_ = nullptr;
+    server_.reset();
+  }
+  absl::Status LaunchWith(int workers) { return Launch({absl::StrCat("--workers=", workers)}); }
+
+  std::vector<int32_t> RandomTokens(int64_t count) {
+    std::vector<int32_t> tokens(count);
+    for (int32_t& token : tokens) token = static_cast<int32_t>(random_() % model_->config().vocab_size);
+    return tokens;
+  }
+  // Tokens a second of `threads` threads that step `sessions` states of their own, no server.
+  double BareIngest(int threads, int sessions, int64_t tokens);
+  // The same over gRPC, durable acknowledgements and all, until every block is memorized.
+  absl::StatusOr<double> ServedIngest(int sessions, int64_t tokens, const std::string& prefix);
+  absl::Status StreamTo(const std::string& session, int64_t tokens);
+  // From the call to the first token, milliseconds.
+  absl::StatusOr<double> FirstToken(const std::string& session, int32_t prompt_tokens);
+  // `ratio`: to `of`, null when there is none.
+  absl::Status Tell(const std::string& what, double value, const char* unit, const std::string& of = "",
+                    double ratio = 0);
+
+  const ServiceBenchOptions options_;
+  const std::unique_ptr<Model> model_;
+  ResultFile* const results_;
+  std::mt19937_64 random_{1};
+  std::unique_ptr<ServerProcess> server_;
+  std::unique_ptr<Client> client_;
+};
+
+absl::Status ServiceBench::Tell(const std::string& what, double value, const char* unit, const std::string& of,
+                                double ratio) {
+  Json measured = {{"value", value}, {"unit", unit}};
+  std::printf("%-78s %12.6g %-12s", what.c_str(), value, unit);
+  if (!of.empty()) {
+    std::printf(" %6.3f of %s", ratio, of.c_str());
+    measured["ratio"] = ratio;
+    measured["of"] = of;
+  }
+  std::printf("\n");
+  std::fflush(stdout);
+  return results_->Add({{"what", what}, {"model", options_.model}}, measured);
+}
+
+absl::Status ServiceBench::Launch(const std::vector<std::string>& flags, bool keep_data) {
+  Stop();
+  const std::string folder = options_.scratch + "/mnemo-bench";
+  if (!keep_data) std::filesystem::remove_all(folder);
+  std::filesystem::create_directories(folder);
+  std::vector<std::string> all = {"--models=model=" + options_.model, "--max_queries=1024"};
+  all.insert(all.end(), flags.begin(), flags.end());
+  ASSIGN_OR_RETURN(ServerProcess server, ServerProcess::Start(options_.mnemosyned, folder, all));
+  server_ = std::make_unique<ServerProcess>(std::move(server));
+  ASSIGN_OR_RETURN(client_, Client::Connect(server_->address(), {}));
+  return client_->ListModels().status();
+}
+
+absl::Status ServiceBench::Start() {
+  std::vector<double> milliseconds;
+  for (int i = 0; i < options_.repeats; ++i) {
+    RETURN_IF_ERROR(LaunchWith(options_.workers));
+    milliseconds.push_back(absl::ToDoubleMilliseconds(server_->time_to_serving()));
+  }
+  return Tell("process start to serving", Median(milliseconds), "ms");
+}
+
+double ServiceBench::BareIngest(int threads, int sessions, int64_t tokens) {
+  const int64_t block = model_->config().block_tokens();
+  std::vector<StatePtr> states(sessions, model_->InitialState());
+  const std::vector<int32_t> text = RandomTokens(tokens);
+  const absl::Time begin = absl::Now();
+  InThreads(threads, [&](int thread) {
+    EnterWorkerThread();
+    for (int64_t from = 0; from + block <= tokens; from += block) {
+      for (int s = thread; s < sessions; s += threads) {
+        states[s] = model_->StepBlocks({{states[s], absl::MakeConstSpan(text).subspan(from, block)}})[0].state;
+      }
+    }
+    return absl::OkStatus();
+  }).IgnoreError();
+  return static_cast<double>(sessions * tokens) / SecondsSince(begin);
+}
+
+absl::StatusOr<double> ServiceBench::ServedIngest(int sessions, int64_t tokens, const std::string& prefix) {
+  std::vector<std::unique_ptr<StreamWriter>> writers(sessions);
+  for (int s = 0; s < sessions; ++s) {
+    ASSIGN_OR_RETURN(writers[s], client_->OpenStream(absl::StrCat(prefix, s), {}));
+  }
+  const std::vector<int32_t> text = RandomTokens(tokens);
+  const absl::Time begin = absl::Now();
+  for (const auto& writer : writers) RETURN_IF_ERROR(writer->AppendTokens(text));
+  for (const auto& writer : writers) RETURN_IF_ERROR(writer->Flush());
+  const double seconds = SecondsSince(begin);
+  for (const auto& writer : writers) RETURN_IF_ERROR(writer->Close());
+  for (int s = 0; s < sessions; ++s) RETURN_IF_ERROR(client_->DeleteSession(absl::StrCat(prefix, s)));
+  return static_cast<double>(sessions * tokens) / seconds;
+}
+
+absl::Status ServiceBench::Ingest() {
+  const int64_t block = model_->config().block_tokens(), tokens = options_.session_tokens / block * block;
+  const int workers = options_.workers;
+  std::vector<double> alone, together, two_to_one;
+  for (int i = 0; i < options_.repeats; ++i) {
+    RETURN_IF_ERROR(LaunchWith(1));
+    ASSIGN_OR_RETURN(const double one, ServedIngest(16, tokens, "one"));
+    RETURN_IF_ERROR(LaunchWith(workers));
+    ASSIGN_OR_RETURN(const double all, ServedIngest(16, tokens, "all"));
+    alone.push_back(one);
+    together.push_back(all);
+    two_to_one.push_back(all / one);
+  }
+  RETURN_IF_ERROR(Tell("ingest of 16 sessions, 1 worker", Median(alone), "tokens/s"));
+  RETURN_IF_ERROR(Tell(absl::StrCat("ingest of 16 sessions, ", workers, " workers"), Median(together), "tokens/s",
+                       "1 worker", Median(two_to_one)));
+
+  std::vector<double> bare, served, share;
+  RETURN_IF_ERROR(LaunchWith(workers));
+  ASSIGN_OR_RETURN(double warm, ServedIngest(64, block, "warm"));
+  for (int i = 0; i < options_.repeats; ++i) {
+    const double before = BareIngest(workers, 64, tokens);
+    ASSIGN_OR_RETURN(warm, ServedIngest(64, tokens, absl::StrCat("r", i, "-")));
+    const double after = BareIngest(workers, 64, tokens);
+    bare.push_back((before + after) / 2);
+    served.push_back(warm);
+    share.push_back(served.back() / bare.back());
+  }
+  RETURN_IF_ERROR(
+      Tell(absl::StrCat("64 states stepped by ", workers, " threads, no server"), Median(bare), "tokens/s"));
+  return Tell("64 sessions streamed over gRPC, durable", Median(served), "tokens/s", "no server", Median(share));
+}
+
+absl::Status ServiceBench::Appends() {
+  constexpr int kSessions = 64, kAppends = 2000;
+  RETURN_IF_ERROR(LaunchWith(options_.workers));
+  std::vector<double> fsyncs, appends;
+  const std::vector<int32_t> text = RandomTokens(kAppends);
+  for (int i = 0; i < options_.repeats; ++i) {
+    const std::string path = options_.scratch + "/mnemo-bench/fsyncs";
+    const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    if (file < 0) return absl::InternalError(absl::StrCat("cannot write '", path, "'"));
+    constexpr int kSyncs = 200;
+    absl::Time begin = absl::Now();
+    bool written = true;
+    for (int s = 0; s < kSyncs; ++s) written = written && write(file, "0123456789", 10) == 10 && fdatasync(file) == 0;
+    fsyncs.push_back(kSyncs / SecondsSince(begin));
+    close(file);
+    if (!written) return absl::InternalError(absl::StrCat("cannot write '", path, "'"));
+
+    std::vector<std::unique_ptr<StreamWriter>> writers(kSessions);
+    for (int s = 0; s < kSessions; ++s) {
+      ASSIGN_OR_RETURN(writers[s], client_->OpenStream(absl::StrCat("a", i, "-", s), {}));
+    }
+    begin = absl::Now();
+    RETURN_IF_ERROR(InThreads(8, [&](int thread) -> absl::Status {
+      for (const int32_t& token : text) {
+        for (int s = thread; s < kSessions; s += 8) RETURN_IF_ERROR(writers[s]->AppendTokens({token}));
+      }
+      for (int s = thread; s < kSessions; s += 8) {
+        RETURN_IF_ERROR(writers[s]->Await(client::DeliveryLevel::kDurable));
+      }
+      return absl::OkStatus();
+    }));
+    appends.push_back(kSessions * kAppends / SecondsSince(begin));
+    for (const auto& writer : writers) RETURN_IF_ERROR(writer->Flush());
+  }
+  RETURN_IF_ERROR(Tell("fdatasync of a plain file, one after another", Median(fsyncs), "a second"));
+  return Tell("appends of one token, 64 sessions, durable", Median(appends), "a second", "fsyncs a second",
+              Median(appends) / Median(fsyncs));
+}
+
+absl::Status ServiceBench::StreamTo(const std::string& session, int64_t tokens) {
+  ASSIGN_OR_RETURN(const auto writer, client_->OpenStream(session, {}));
+  constexpr int64_t kPiece = 16384;
+  for (int64_t at = writer->opened().session.watermarks.accepted; at < tokens; at += kPiece) {
+    RETURN_IF_ERROR(writer->AppendTokens(RandomTokens(std::min(kPiece, tokens - at))));
+  }
+  RETURN_IF_ERROR(writer->Flush());
+  return writer->Close();
+}
+
+absl::StatusOr<double> ServiceBench::FirstToken(const std::string& session, int32_t prompt_tokens) {
+  client::QueryOptions options;
+  options.max_tokens = 1;
+  const std::vector<int32_t> prompt = RandomTokens(prompt_tokens);
+  const absl::Time begin = absl::Now();
+  absl::Time first = absl::InfiniteFuture();
+  RETURN_IF_ERROR(client_
+                      ->QueryTokens(session, prompt, options,
+                                    [&](const client::QueryDelta&) { first = std::min(first, absl::Now()); })
+                      .status());
+  // An answer that ends at once brings none.
+  return absl::ToDoubleMilliseconds(std::min(first, absl::Now()) - begin);
+}
+
+absl::Status ServiceBench::Offsets() {
+  constexpr int64_t kNear = 10000, kWindow = 4096;
+  RETURN_IF_ERROR(LaunchWith(options_.workers));
+  RETURN_IF_ERROR(StreamTo("near", kNear));
+  const int64_t near_bytes = server_->resident_bytes();
+  RETURN_IF_ERROR(StreamTo("far", options_.far_offset));
+  const int64_t far_bytes = server_->resident_bytes();
+  std::vector<double> near, far, speeds, near_query, far_query;
+  int64_t near_at = kNear, far_at = options_.far_offset;
+  for (int i = 0; i < 4 * options_.repeats; ++i) {
+    absl::Time begin = absl::Now();
+    RETURN_IF_ERROR(StreamTo("near", near_at += kWindow));
+    near.push_back(kWindow / SecondsSince(begin));
+    begin = absl::Now();
+    RETURN_IF_ERROR(StreamTo("far", far_at += kWindow));
+    far.push_back(kWindow / SecondsSince(begin));
+    speeds.push_back(far.back() / near.back());
+    for (int q = 0; q < 10; ++q) {
+      ASSIGN_OR_RETURN(near_query.emplace_back(), FirstToken("near", 32));
+      ASSIGN_OR_RETURN(far_query.emplace_back(), FirstToken("far", 32));
+    }
+  }
+  const std::string at = absl::StrCat("at offset ", options_.far_offset), of = absl::StrCat("at offset ", kNear);
+  RETURN_IF_ERROR(Tell("ingest of one session " + of, Median(near), "tokens/s"));
+  RETURN_IF_ERROR(Tell("ingest of one session " + at, Median(far), "tokens/s", of, Median(speeds)));
+  RETURN_IF_ERROR(Tell("query to first token " + of, Median(near_query), "ms"));
+  RETURN_IF_ERROR(
+      Tell("query to first token " + at, Median(far_query), "ms", of, Median(far_query) / Median(near_query)));
+  RETURN_IF_ERROR(Tell("resident, one session " + of, near_bytes / 1048576.0, "MiB"));
+  return Tell("resident, and another " + at, far_bytes / 1048576.0, "MiB", of,
+              static_cast<double>(far_bytes) / static_cast<double>(near_bytes));
+}
+
+absl::Status ServiceBench::Queries() {
+  constexpr int kSessions = 64, kAsked = 200, kPrompt = 32, kAnswer = 64;
+  RETURN_IF_ERROR(LaunchWith(options_.workers));
+  for (int s = 0; s < kSessions; ++s) RETURN_IF_ERROR(StreamTo(absl::StrCat("q", s), 256));
+  const auto ask = [&](std::vector<double>* times) -> absl::Status {
+    for (int i = 0; i < kAsked; ++i) {
+      ASSIGN_OR_RETURN(times->emplace_back(), FirstToken(absl::StrCat("q", i % kSessions), kPrompt));
+    }
+    return absl::OkStatus();
+  };
+  std::vector<double> idle, loaded;
+  RETURN_IF_ERROR(ask(&idle));
+  std::atomic<bool> enough = false;
+  absl::Status stream_status;
+  std::thread load([&] {
+    for (int round = 0; !enough && stream_status.ok(); ++round) {
+      stream_status = ServedIngest(16, 4096, absl::StrCat("load", round, "-")).status();
+    }
+  });
+  absl::SleepFor(absl::Seconds(1));
+  const absl::Status asked = ask(&loaded);
+  enough = true;
+  load.join();
+  RETURN_IF_ERROR(asked);
+  RETURN_IF_ERROR(stream_status);
+  const double idle_p99 = Quantile(idle, 0.99);
+  RETURN_IF_ERROR(Tell("query to first token, idle, p50", Median(idle), "ms"));
+  RETURN_IF_ERROR(Tell("query to first token, idle, p99", idle_p99, "ms"));
+  RETURN_IF_ERROR(Tell("query to first token, ingest of 16 sessions, p50", Median(loaded), "ms", "idle p50",
+                       Median(loaded) / Median(idle)));
+  RETURN_IF_ERROR(Tell("query to first token, ingest of 16 sessions, p99", Quantile(loaded, 0.99), "ms", "idle p99",
+                       Quantile(loaded, 0.99) / idle_p99));
+
+  const auto decode = [&](int queries) -> absl::StatusOr<double> {
+    std::vector<int64_t> answered(queries);
+    client::QueryOptions decoding;
+    decoding.max_tokens = kAnswer;
+    decoding.temperature = 100;  // few answers of such tokens end early
+    std::vector<int32_t> prompt = RandomTokens(2);
+    const absl::Time begin = absl::Now();
+    RETURN_IF_ERROR(InThreads(queries, [&](int i) -> absl::Status {
+      client::QueryOptions mine = decoding;
+      mine.seed = i;
+      for (int again = 0; again < (queries == 1 ? 8 : 1); ++again) {
+        ASSIGN_OR_RETURN(const client::QuerySummary summary,
+                         client_->QueryTokens(absl::StrCat("q", i), prompt, mine, {}));
+        answered[i] += summary.answer_tokens;
+      }
+      return absl::OkStatus();
+    }));
+    int64_t tokens = 0;
+    for (const int64_t count : answered) tokens += count;
+    return static_cast<double>(tokens) / SecondsSince(begin);
+  };
+  std::vector<double> one, eight, many;
+  for (int i = 0; i < options_.repeats; ++i) {
+    ASSIGN_OR_RETURN(one.emplace_back(), decode(1));
+    ASSIGN_OR_RETURN(eight.emplace_back(), decode(8));
+    ASSIGN_OR_RETURN(many.emplace_back(), decode(64));
+  }
+  RETURN_IF_ERROR(Tell("decoding, 1 query", Median(one), "tokens/s"));
+  RETURN_IF_ERROR(
+      Tell("decoding, 8 queries at once", Median(eight), "tokens/s", "1 query", Median(eight) / Median(one)));
+  return Tell("decoding, 64 queries at once", Median(many), "tokens/s", "1 query", Median(many) / Median(one));
+}
+
+absl::Status ServiceBench::Crowd() {
+  const int64_t block = model_->config().block_tokens(), state = model_->state_bytes();
+  const auto name = [](int64_t s) { return absl::StrCat("c", s); };
+  // First with room for all: what one session costs.
+  const int64_t fit = options_.crowd / 10;
+  RETURN_IF_ERROR(
+      Launch({absl::StrCat("--workers=", options_.workers), absl::StrCat("--max_resident_bytes=", fit * state)}));
+  RETURN_IF_ERROR(StreamTo(name(0), block));
+  const int64_t before = server_->resident_bytes();
+  for (int64_t s = 1; s < fit; ++s) RETURN_IF_ERROR(StreamTo(name(s), block));
+  const auto grown = static_cast<double>(server_->resident_bytes() - before);
+  RETURN_IF_ERROR(Tell("resident, a server with one session", static_cast<double>(before) / 1048576.0, "MiB"));
+  RETURN_IF_ERROR(Tell(absl::StrCat("resident, each of ", fit - 1, " more"),
+                       grown / static_cast<double>(fit - 1) / 1048576.0, "MiB", "its state",
+                       grown / static_cast<double>((fit - 1) * state)));
+
+  // Then ten times as many, in turn: each comes back from the disk for one block.
+  const auto rounds = [&](int64_t first, int64_t tokens) -> absl::StatusOr<double> {
+    const absl::Time begin = absl::Now();
+    RETURN_IF_ERROR(InThreads(8, [&](int thread) -> absl::Status {
+      for (int64_t s = first + thread; s < options_.crowd; s += 8) RETURN_IF_ERROR(StreamTo(name(s), tokens));
+      return absl::OkStatus();
+    }));
+    return static_cast<double>((options_.crowd - first) * block) / SecondsSince(begin);
+  };
+  RETURN_IF_ERROR(rounds(fit, block).status());
+  const double bare = BareIngest(options_.workers, 16, options_.session_tokens);
+  ASSIGN_OR_RETURN(const double turns, rounds(0, 2 * block));
+  RETURN_IF_ERROR(Tell(absl::StrCat(options_.crowd, " sessions in turn, a block each, memory for ", fit), turns,
+                       "tokens/s", "no server", turns / bare));
+  std::vector<double> reloads;
+  for (int64_t s = 0; s < std::min<int64_t>(50, options_.crowd - fit); ++s) {
+    const absl::Time begin = absl::Now();
+    RETURN_IF_ERROR(client_->GetSession(name(s)).status());
+    reloads.push_back(1e3 * SecondsSince(begin));
+  }
+  RETURN_IF_ERROR(Tell("a session's return from the disk", Median(reloads), "ms"));
+  const double alone = BareIngest(1, 4, options_.session_tokens);
+  RETURN_IF_ERROR(Tell("tokens that are replayed in the same time", Median(reloads) / 1e3 * alone, "tokens"));
+
+  server_->Kill();
+  RETURN_IF_ERROR(Launch({absl::StrCat("--workers=", options_.workers)}, /*keep_data=*/true));
+  return Tell(absl::StrCat("start over ", options_.crowd, " sessions after kill -9, to serving"),
+              absl::ToDoubleMilliseconds(server_->time_to_serving()), "ms");
+}
+
+}  // namespace
+
+absl::Status RunServiceBench(const ServiceBenchOptions& options, ResultFile* results) {
+  using Part = absl::Status (ServiceBench::*)();
+  const std::vector<std::pair<std::string, Part>> parts = {
+      {"start", &ServiceBench::Start},     {"ingest", &ServiceBench::Ingest},   {"appends", &ServiceBench::Appends},
+      {"offsets", &ServiceBench::Offsets}, {"queries", &ServiceBench::Queries}, {"crowd", &ServiceBench::Crowd}};
+  std::vector<std::string> known;
+  for (const auto& [name, part] : parts) known.push_back(name);
+  for (const std::string& name : options.parts) {
+    if (std::find(known.begin(), known.end(), name) == known.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("there is no part '", name, "'; there are ", absl::StrJoin(known, ", ")));
+    }
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Load(options.model, {}));
+  ServiceBench bench(options, std::move(model), results);
+  for (const auto& [name, part] : parts) {
+    if (std::find(options.parts.begin(), options.parts.end(), name) == options.parts.end()) continue;
+    RETURN_IF_ERROR((bench.*part)());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace mnemosyne
