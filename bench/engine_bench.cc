@@ -207,13 +207,21 @@ absl::Status BenchModel(const EngineBenchOptions& options, const std::string& fo
   RETURN_IF_ERROR(status);
   RETURN_IF_ERROR(Tell({{"what", absl::StrCat(folder, ", blocks of ", block)}}, flops, blocks, results));
 
-  const std::unique_ptr<Fork> fork = model->NewFork(state);
-  const Speed decoded = MeasureSpeed(options, 1, flops + 2.0 * model->config().dim * model->config().vocab_size, [&] {
-    status.Update(fork->Feed({static_cast<int32_t>(random() % model->config().vocab_size)}));
-  });
-  RETURN_IF_ERROR(status);
-  return Tell({{"what", absl::StrCat(folder, ", decoding")}},
-              flops + 2.0 * model->config().dim * model->config().vocab_size, decoded, results);
+  const double decoding_flops = flops + 2.0 * model->config().dim * model->config().vocab_size;
+  for (const int64_t queries : {1, 8, 32}) {
+    std::vector<std::unique_ptr<Fork>> owners;
+    std::vector<Fork*> forks;
+    for (int64_t i = 0; i < queries; ++i) forks.push_back(owners.emplace_back(model->NewFork(state)).get());
+    std::vector<int32_t> next(queries);
+    const Speed decoded = MeasureSpeed(options, queries, decoding_flops, [&] {
+      for (int32_t& token : next) token = static_cast<int32_t>(random() % model->config().vocab_size);
+      for (const absl::Status& one : model->FeedTogether(forks, next)) status.Update(one);
+    });
+    RETURN_IF_ERROR(status);
+    RETURN_IF_ERROR(
+        Tell({{"what", absl::StrCat(folder, ", decoding ", queries)}}, decoding_flops, decoded, results));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace

@@ -88,7 +88,8 @@ class EngineImpl final : public Engine {
   void Committed(const absl::Status& status, const std::vector<LogCommitter::Item>& items);
   void RunWork(const Work& work);
   void StepSession(uint64_t number);
-  void RunQuery(uint64_t id);
+  void RunQueries(const std::vector<QueryId>& ids);
+  void EndTurn(const std::shared_ptr<QueryRun>& query, std::optional<QueryRun::End> end);
   void EnqueueQuery(const std::shared_ptr<QueryRun>& query);
   void StopQuery(const std::shared_ptr<QueryRun>& query, const absl::Status& reason);
   void EndQuery(const std::shared_ptr<QueryRun>& query, const absl::StatusOr<QuerySummary>& summary);

@@ -157,23 +157,30 @@ void EngineImpl::EndQuery(const std::shared_ptr<QueryRun>& query, const absl::St
   query->Finish(summary);
 }
 
-void EngineImpl::RunQuery(uint64_t id) {
-  const std::shared_ptr<QueryRun> query = FindQuery(id);
-  if (query == nullptr) {
-    scheduler_->QueryTurnDone(id, /*more=*/false);
-    return;
+void EngineImpl::RunQueries(const std::vector<QueryId>& ids) {
+  std::vector<std::shared_ptr<QueryRun>> queries;
+  for (const QueryId id : ids) {
+    if (auto query = FindQuery(id)) {
+      queries.push_back(std::move(query));
+    } else {
+      scheduler_->QueryTurnDone(id, /*more=*/false);
+    }
   }
-  std::optional<absl::StatusOr<QuerySummary>> end = query->Turn();
+  std::vector<std::optional<QueryRun::End>> ends = QueryRun::Turns(queries);
+  for (size_t i = 0; i < queries.size(); ++i) EndTurn(queries[i], std::move(ends[i]));
+}
+
+void EngineImpl::EndTurn(const std::shared_ptr<QueryRun>& query, std::optional<QueryRun::End> end) {
   bool waits = false;  // for the log
   if (end && end->ok() && query->options().remember) {
     *end = Remember(*query, **end);
     waits = end->ok();
   }
-  const bool again = scheduler_->QueryTurnDone(id, /*more=*/!end);
+  const bool again = scheduler_->QueryTurnDone(query->id(), /*more=*/!end);
   if (!end && !again) {  // no other turn comes: it was stopped, or the workers were
     absl::Status reason = query->stopped();
     if (reason.ok()) reason = absl::UnavailableError("the server stopped; try again later");
-    end = absl::StatusOr<QuerySummary>(reason);
+    end = QueryRun::End(reason);
   }
   if (!end) return;
   if (!waits) {

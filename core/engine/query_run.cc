@@ -1,6 +1,7 @@
 #include "core/engine/query_run.h"
 
 #include <algorithm>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -77,29 +78,24 @@ absl::Status QueryRun::ReadPast() {
   return absl::OkStatus();
 }
 
-std::optional<absl::StatusOr<QuerySummary>> QueryRun::Turn() {
-  const auto turn = [&]() -> absl::Status {
-    RETURN_IF_ERROR(stopped());
-    if (absl::Now() > options_.deadline) return absl::DeadlineExceededError("the query's deadline passed");
-    if (past_tokens_ != nullptr) return ReadPast();
-    if (decoder_ == nullptr) RETURN_IF_ERROR(Begin());
-    if (read_ < to_read_.size()) {
-      const auto part = absl::MakeConstSpan(to_read_).subspan(read_, kReadTokensATurn);
-      read_ += part.size();
-      RETURN_IF_ERROR(decoder_->Read(part));
-      if (read_ < to_read_.size()) return absl::OkStatus();
-    }
-    for (int i = 0; i < kAnswerTokensATurn && !decoder_->stop_reason(); ++i) {
-      ASSIGN_OR_RETURN(Decoder::Piece piece, decoder_->Next());
-      if (summary_.time_to_first_token == absl::ZeroDuration()) summary_.time_to_first_token = absl::Now() - asked_;
-      if (piece.tokens.empty() && piece.text.empty()) continue;
-      const QueryPiece told = {std::move(piece.text), std::move(piece.tokens), std::move(piece.log_probabilities)};
-      gate_.Tell([&] { observer_->OnPiece(told); });
-    }
-    return absl::OkStatus();
-  }();
-  if (!turn.ok()) return absl::StatusOr<QuerySummary>(turn);
-  if (decoder_ == nullptr || !decoder_->stop_reason()) return std::nullopt;
+absl::Status QueryRun::Read(size_t max_tokens) {
+  RETURN_IF_ERROR(stopped());
+  if (absl::Now() > options_.deadline) return absl::DeadlineExceededError("the query's deadline passed");
+  if (past_tokens_ != nullptr) return ReadPast();
+  if (decoder_ == nullptr) RETURN_IF_ERROR(Begin());
+  const auto part = absl::MakeConstSpan(to_read_).subspan(read_, max_tokens);
+  read_ += part.size();
+  return decoder_->Read(part);
+}
+
+void QueryRun::Tell(Decoder::Piece piece) {
+  if (summary_.time_to_first_token == absl::ZeroDuration()) summary_.time_to_first_token = absl::Now() - asked_;
+  if (piece.tokens.empty() && piece.text.empty()) return;
+  const QueryPiece told = {std::move(piece.text), std::move(piece.tokens), std::move(piece.log_probabilities)};
+  gate_.Tell([&] { observer_->OnPiece(told); });
+}
+
+QuerySummary QueryRun::Summarize() {
   switch (*decoder_->stop_reason()) {
     case StopReason::kEndOfAnswer:
       summary_.stop_reason = StopReasonKind::kEndOfAnswer;
@@ -113,7 +109,35 @@ std::optional<absl::StatusOr<QuerySummary>> QueryRun::Turn() {
   }
   summary_.answer_tokens = decoder_->answer().size();
   summary_.total_time = absl::Now() - asked_;
-  return absl::StatusOr<QuerySummary>(summary_);
+  return summary_;
+}
+
+std::vector<std::optional<QueryRun::End>> QueryRun::Turns(absl::Span<const std::shared_ptr<QueryRun>> queries) {
+  std::vector<std::optional<End>> ends(queries.size());
+  std::map<const Model*, std::vector<size_t>> answering;  // a model answers its own queries together
+  for (size_t i = 0; i < queries.size(); ++i) {
+    // Those beside it wait while it reads.
+    if (const absl::Status read = queries[i]->Read(kReadTokensATurn / queries.size()); !read.ok()) ends[i] = End(read);
+    if (!ends[i] && queries[i]->is_answering()) answering[&queries[i]->session_->model()].push_back(i);
+  }
+  for (auto& [model, places] : answering) {
+    for (int turn = 0; turn < kAnswerTokensATurn && !places.empty(); ++turn) {
+      std::vector<Decoder*> decoders;
+      for (const size_t i : places) decoders.push_back(queries[i]->decoder_.get());
+      std::vector<absl::StatusOr<Decoder::Piece>> pieces = Decoder::NextTogether(*model, decoders);
+      for (size_t n = 0; n < places.size(); ++n) {
+        QueryRun& query = *queries[places[n]];
+        if (pieces[n].ok()) {
+          query.Tell(*std::move(pieces[n]));
+          if (query.decoder_->stop_reason()) ends[places[n]] = End(query.Summarize());
+        } else {
+          ends[places[n]] = End(pieces[n].status());
+        }
+      }
+      std::erase_if(places, [&](size_t i) { return ends[i].has_value(); });
+    }
+  }
+  return ends;
 }
 
 Content QueryRun::Remembered() const {

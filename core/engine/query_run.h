@@ -42,8 +42,10 @@ class QueryRun {
     past_tokens_ = std::move(tokens);
   }
 
-  // One turn. nullopt: there is more to do; else how it ended.
-  std::optional<absl::StatusOr<QuerySummary>> Turn();
+  using End = absl::StatusOr<QuerySummary>;
+  // One turn of each: what is to be read one after another, then the answers of those that have read all, together.
+  // nullopt: there is more to do; else how it ended.
+  static std::vector<std::optional<End>> Turns(absl::Span<const std::shared_ptr<QueryRun>> queries);
 
   // Question and answer as content of the session, for `remember`.
   Content Remembered() const;
@@ -55,6 +57,10 @@ class QueryRun {
  private:
   absl::Status ReadPast();
   absl::Status Begin();
+  absl::Status Read(size_t max_tokens);
+  bool is_answering() const { return decoder_ != nullptr && read_ == to_read_.size() && !decoder_->stop_reason(); }
+  void Tell(Decoder::Piece piece);
+  QuerySummary Summarize();
 
   const uint64_t id_;
   const QueryOptions options_;

@@ -8,6 +8,8 @@
 #include <array>
 #include <cstdint>
 
+#include "core/kernels/workspace.h"
+
 namespace mnemosyne {
 
 constexpr int64_t kMaxMemoryDepth = 8;
@@ -19,6 +21,19 @@ struct MemoryShape {
 
   int64_t in(int64_t l) const { return l == 0 ? head_dim : hidden; }
   int64_t out(int64_t l) const { return l + 1 == depth ? head_dim : hidden; }
+};
+
+// What stays of a head from one step to the next, in rows that are PaddedStride(in or out) apart.
+struct MemoryHeadBuffers {
+  template <typename T>
+  using Layers = std::array<T, kMaxMemoryDepth>;
+
+  Layers<float*> weights{}, velocity{};                             // [in, out]: the transposed of M and S
+  Layers<float*> backward{};                                        // [out, in]: M, of all layers but the first
+  Layers<float*> inputs{}, deltas{};                                // [chunk, in], [chunk, out]: the open chunk
+  float *theta = nullptr, *log_eta = nullptr, *log_keep = nullptr;  // [chunk]
+  int64_t open = 0;                                                 // tokens of the open chunk
+  bool closed = false;                                              // a chunk was closed: M and S are new
 };
 
 struct MemoryHeadInput {
@@ -41,5 +56,21 @@ struct MemoryHeadOutput {
 };
 
 void StepMemoryHead(const MemoryShape& shape, const MemoryHeadInput& in, const MemoryHeadOutput& out);
+
+// A head that one owner steps again and again, as decoding does: it keeps M, S and the open chunk as the products want
+// them, and changes them in place. The same bits as StepMemoryHead's. Thread-compatible.
+class HeldMemoryHead {
+ public:
+  // Of `in`, the weights, velocity and open chunk.
+  HeldMemoryHead(const MemoryShape& shape, const MemoryHeadInput& in);
+
+  // Of `in`, the tokens, and what has a row for each; of `out`, reads and surprise.
+  void Step(const MemoryHeadInput& in, const MemoryHeadOutput& out);
+
+ private:
+  const MemoryShape shape_;
+  OwnedSpace memory_;
+  MemoryHeadBuffers buffers_;
+};
 
 }  // namespace mnemosyne

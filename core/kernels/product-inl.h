@@ -104,12 +104,41 @@ HWY_NOINLINE void Columns(const Strided& a, int64_t rows, const float* b, int64_
   }
 }
 
+// c [1, kWide vectors], summed in the order of Tile. A matrix that one row is multiplied by comes from far away, and
+// memory likes to be read in its own order.
+constexpr int kWide = 8;
+template <Into kInto>
+HWY_NOINLINE void WideRow(const Strided& a, const float* HWY_RESTRICT b, int64_t b_stride, int64_t depth,
+                          float* HWY_RESTRICT c) {
+  const FloatTag d;
+  FloatVec sum[kWide];
+  HWY_UNROLL(8)
+  for (int i = 0; i < kWide; ++i) sum[i] = kInto == Into::kSet ? hn::Zero(d) : hn::LoadU(d, c + i * kLanes);
+  const float* at = a.values;
+  for (int64_t k = 0; k < depth; ++k) {
+    const FloatVec factor = hn::Set(d, *at);
+    HWY_UNROLL(8)
+    for (int i = 0; i < kWide; ++i) {
+      const FloatVec v = hn::LoadU(d, b + i * kLanes);
+      sum[i] = kInto == Into::kSubtract ? hn::NegMulAdd(factor, v, sum[i]) : hn::MulAdd(factor, v, sum[i]);
+    }
+    at += a.column_stride;
+    b += b_stride;
+  }
+  HWY_UNROLL(8)
+  for (int i = 0; i < kWide; ++i) hn::StoreU(sum[i], d, c + i * kLanes);
+}
+
 // c [rows, columns] = (+=, -=) a [rows, depth] b [depth, columns]. b's rows may be read to the next multiple of
 // kPanelColumns.
 template <Into kInto>
 HWY_INLINE void Product(const Strided& a, int64_t rows, int64_t depth, const float* b, int64_t b_stride,
                         int64_t columns, float* c, int64_t c_stride) {
-  for (int64_t j = 0; j < columns; j += kTileColumns) {
+  int64_t j = 0;
+  for (; rows == 1 && columns - j >= kWide * kLanes; j += kWide * kLanes) {
+    WideRow<kInto>(a, b + j, b_stride, depth, c + j);
+  }
+  for (; j < columns; j += kTileColumns) {
     Columns<kInto>(a, rows, b + j, b_stride, depth, c + j, c_stride, std::min(kTileColumns, columns - j));
   }
 }

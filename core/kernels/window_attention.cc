@@ -1,5 +1,6 @@
 #include "core/kernels/window_attention.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -64,7 +65,6 @@ HWY_INLINE void RotateRow(const float* from, const float* cosine, const float* s
 
 struct HeadBuffers {
   float* queries;             // [T, a]
-  float* keys;                // [w - 1 + T, a]
   float* keys_across;         // [a, across_stride]
   float* values;              // [w - 1 + T, value_stride]
   float* persistent_k;        // [a, persistent_stride]: across
@@ -77,7 +77,6 @@ struct HeadBuffers {
 HWY_INLINE void AttendHead(const WindowShape& shape, const WindowInput& in, const HeadBuffers& b, float* attended,
                            int64_t attended_stride) {
   const int64_t a = shape.head_dim, tail = shape.window - 1;
-  TransposeRows(b.keys, a, tail + in.tokens, a, b.keys_across, b.across_stride);
   const int64_t first_key = std::max<int64_t>(0, tail - in.position);  // those before it never were
   for (int64_t t = 0; t < in.tokens; t += kQueries) {
     const int64_t rows = std::min(kQueries, in.tokens - t), reach = tail + rows;
@@ -111,6 +110,28 @@ HWY_INLINE void AttendHead(const WindowShape& shape, const WindowInput& in, cons
   }
 }
 
+struct Angles {
+  const float *cosine, *sine;  // [T, a / 2]
+};
+
+// What all tokens of one head attend to, whose keys and values are in place.
+HWY_INLINE void Query(const WindowShape& shape, const WindowInput& in, const HeadBuffers& b, int64_t head,
+                      const Angles& angles, float* attended) {
+  const int64_t a = shape.head_dim, half = a / 2, dim = shape.heads * a, persistent = head * shape.persistent * a;
+  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(a)));
+  for (int64_t t = 0; t < in.tokens; ++t) {
+    RotateRow(in.projected + t * 3 * dim + head * a, angles.cosine + t * half, angles.sine + t * half, half, scale,
+              b.queries + t * a);
+  }
+  if (shape.persistent > 0) {
+    TransposeRows(in.persistent_k + persistent, a, shape.persistent, a, b.persistent_k, b.persistent_stride);
+    for (int64_t p = 0; p < shape.persistent; ++p) {
+      std::memcpy(b.persistent_v + p * b.value_stride, in.persistent_v + persistent + p * a, a * sizeof(float));
+    }
+  }
+  AttendHead(shape, in, b, attended + head * a, dim);
+}
+
 void StepWindowAttentionHere(const WindowShape& shape, const RotaryTable& rotary, const WindowInput& in,
                              const WindowOutput& out) {
   const int64_t a = shape.head_dim, tail = shape.window - 1, tokens = in.tokens, dim = shape.heads * a, half = a / 2;
@@ -124,7 +145,7 @@ void StepWindowAttentionHere(const WindowShape& shape, const RotaryTable& rotary
   float* const cosine = space.Take(tokens * half);
   float* const sine = space.Take(tokens * half);
   b.queries = space.Take(tokens * a);
-  b.keys = space.Take((tail + tokens) * a);
+  float* const keys = space.Take((tail + tokens) * a);
   b.values = space.Take((tail + tokens) * b.value_stride);
   b.keys_across = space.Take(a * b.across_stride);
   b.weights = space.Take(kQueries * b.across_stride);
@@ -133,34 +154,83 @@ void StepWindowAttentionHere(const WindowShape& shape, const RotaryTable& rotary
   b.persistent_v = space.Take(shape.persistent * b.value_stride);
 
   rotary.Fill(in.position, tokens, cosine, sine);
-  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(a)));
   for (int64_t h = 0; h < shape.heads; ++h) {
     const int64_t old = h * tail * a;
-    std::copy(in.keys + old, in.keys + old + tail * a, b.keys);
+    std::copy(in.keys + old, in.keys + old + tail * a, keys);
     for (int64_t j = 0; j < tail; ++j) {
       std::memcpy(b.values + j * b.value_stride, in.values + old + j * a, a * sizeof(float));
     }
     for (int64_t t = 0; t < tokens; ++t) {
       const float* const row = in.projected + t * 3 * dim + h * a;
-      RotateRow(row + dim, cosine + t * half, sine + t * half, half, 1.0f, b.keys + (tail + t) * a);
+      RotateRow(row + dim, cosine + t * half, sine + t * half, half, 1.0f, keys + (tail + t) * a);
       std::memcpy(b.values + (tail + t) * b.value_stride, row + 2 * dim, a * sizeof(float));
     }
-    std::copy(b.keys + tokens * a, b.keys + (tokens + tail) * a, out.keys + old);
+    std::copy(keys + tokens * a, keys + (tokens + tail) * a, out.keys + old);
     for (int64_t j = 0; j < tail; ++j) {
       std::memcpy(out.values + old + j * a, b.values + (tokens + j) * b.value_stride, a * sizeof(float));
     }
     if (out.attended == nullptr) continue;
+    TransposeRows(keys, a, tail + tokens, a, b.keys_across, b.across_stride);
+    Query(shape, in, b, h, {cosine, sine}, out.attended);
+  }
+}
+
+// Tokens that `held` has room for.
+HWY_INLINE void StepHeldPiece(const WindowShape& shape, const HeldWindowBuffers& held, const RotaryTable& rotary,
+                              const WindowInput& in, float* attended) {
+  const int64_t a = shape.head_dim, tail = shape.window - 1, tokens = in.tokens, dim = shape.heads * a, half = a / 2;
+  HeadBuffers b;
+  b.across_stride = held.across_stride;
+  b.value_stride = held.value_stride;
+  b.persistent_stride = PaddedStride(shape.persistent);
+  Workspace space(tokens * (2 * half + a) + a + kQueries * (b.across_stride + b.persistent_stride) +
+                      a * b.persistent_stride + shape.persistent * b.value_stride,
+                  /*buffers=*/8);
+  float* const cosine = space.Take(tokens * half);
+  float* const sine = space.Take(tokens * half);
+  float* const key = space.Take(a);
+  b.queries = space.Take(tokens * a);
+  b.weights = space.Take(kQueries * b.across_stride);
+  b.persistent_k = space.Take(a * b.persistent_stride);
+  b.persistent_weights = space.Take(kQueries * b.persistent_stride);
+  b.persistent_v = space.Take(shape.persistent * b.value_stride);
+  rotary.Fill(in.position, tokens, cosine, sine);
+  for (int64_t h = 0; h < shape.heads; ++h) {
+    b.keys_across = held.keys_across + h * a * held.across_stride + held.begin;
+    b.values = held.values + (h * held.capacity + held.begin) * held.value_stride;
     for (int64_t t = 0; t < tokens; ++t) {
-      RotateRow(in.projected + t * 3 * dim + h * a, cosine + t * half, sine + t * half, half, scale, b.queries + t * a);
+      const float* const row = in.projected + t * 3 * dim + h * a;
+      RotateRow(row + dim, cosine + t * half, sine + t * half, half, 1.0f, key);
+      for (int64_t i = 0; i < a; ++i) b.keys_across[i * b.across_stride + tail + t] = key[i];
+      std::memcpy(b.values + (tail + t) * b.value_stride, row + 2 * dim, a * sizeof(float));
     }
-    const int64_t persistent = h * shape.persistent * a;
-    if (shape.persistent > 0) {
-      TransposeRows(in.persistent_k + persistent, a, shape.persistent, a, b.persistent_k, b.persistent_stride);
-      for (int64_t p = 0; p < shape.persistent; ++p) {
-        std::memcpy(b.persistent_v + p * b.value_stride, in.persistent_v + persistent + p * a, a * sizeof(float));
+    Query(shape, in, b, h, {cosine, sine}, attended);
+  }
+}
+
+void StepHeldWindowHere(const WindowShape& shape, HeldWindowBuffers* held, const RotaryTable& rotary,
+                        const WindowInput& in, float* attended) {
+  const int64_t a = shape.head_dim, tail = shape.window - 1, dim = shape.heads * a;
+  for (int64_t done = 0; done < in.tokens;) {
+    const int64_t rows = shape.heads * a;
+    if (held->begin + tail == held->capacity) {  // full: the window goes to the front
+      for (int64_t r = 0; r < rows; ++r) {
+        float* const row = held->keys_across + r * held->across_stride;
+        std::memmove(row, row + held->begin, tail * sizeof(float));
       }
+      for (int64_t h = 0; h < shape.heads; ++h) {
+        float* const values = held->values + h * held->capacity * held->value_stride;
+        std::memmove(values, values + held->begin * held->value_stride, tail * held->value_stride * sizeof(float));
+      }
+      held->begin = 0;
     }
-    AttendHead(shape, in, b, out.attended + h * a, dim);
+    WindowInput piece = in;
+    piece.tokens = std::min(in.tokens - done, held->capacity - tail - held->begin);
+    piece.position += done;
+    piece.projected += done * 3 * dim;
+    StepHeldPiece(shape, *held, rotary, piece, attended + done * dim);
+    held->begin += piece.tokens;
+    done += piece.tokens;
   }
 }
 
@@ -172,9 +242,10 @@ HWY_AFTER_NAMESPACE();
 namespace mnemosyne {
 
 HWY_EXPORT(StepWindowAttentionHere);
+HWY_EXPORT(StepHeldWindowHere);
 
 namespace {
-constexpr int64_t kSteps = 64;  // positions from one whose angles are computed to the next
+constexpr int64_t kSteps = 64;  // positions from one whose angles are computed by functions to the next
 }  // namespace
 
 RotaryTable::RotaryTable(int64_t half, double base) : half_(half) {
@@ -190,10 +261,11 @@ RotaryTable::RotaryTable(int64_t half, double base) : half_(half) {
 void RotaryTable::Fill(int64_t first, int64_t tokens, float* cosine, float* sine) const {
   std::vector<double> start_cosine(half_), start_sine(half_);
   for (int64_t t = 0; t < tokens; ++t) {
-    const int64_t step = t % kSteps;
-    if (step == 0) {
+    // From a multiple of kSteps on, wherever `first` is: a position has the same bits however a stream is cut.
+    const int64_t step = (first + t) % kSteps;
+    if (step == 0 || t == 0) {
       for (int64_t i = 0; i < half_; ++i) {
-        const double angle = static_cast<double>(first + t) * frequencies_[i];
+        const double angle = static_cast<double>(first + t - step) * frequencies_[i];
         start_cosine[i] = std::cos(angle);
         start_sine[i] = std::sin(angle);
       }
@@ -210,6 +282,32 @@ void RotaryTable::Fill(int64_t first, int64_t tokens, float* cosine, float* sine
 void StepWindowAttention(const WindowShape& shape, const RotaryTable& rotary, const WindowInput& in,
                          const WindowOutput& out) {
   HWY_DYNAMIC_DISPATCH(StepWindowAttentionHere)(shape, rotary, in, out);
+}
+
+HeldWindow::HeldWindow(const WindowShape& shape, const float* keys, const float* values)
+    : shape_(shape),
+      buffers_{Capacity(shape), PaddedStride(Capacity(shape) + kPanelColumns), PaddedStride(shape.head_dim)},
+      memory_(shape.heads * (shape.head_dim * buffers_.across_stride + buffers_.capacity * buffers_.value_stride),
+              /*buffers=*/2) {
+  const int64_t a = shape.head_dim, tail = shape.window - 1;
+  buffers_.keys_across = memory_.Take(shape.heads * a * buffers_.across_stride);
+  buffers_.values = memory_.Take(shape.heads * buffers_.capacity * buffers_.value_stride);
+  // Products read to the end of a panel, and what they make of it is not kept: it has to be numbers all the same.
+  std::fill_n(buffers_.keys_across, shape.heads * a * buffers_.across_stride, 0.0f);
+  for (int64_t h = 0; h < shape.heads; ++h) {
+    for (int64_t j = 0; j < tail; ++j) {
+      const int64_t from = (h * tail + j) * a;
+      for (int64_t i = 0; i < a; ++i) buffers_.keys_across[(h * a + i) * buffers_.across_stride + j] = keys[from + i];
+      std::memcpy(buffers_.values + (h * buffers_.capacity + j) * buffers_.value_stride, values + from,
+                  a * sizeof(float));
+    }
+  }
+}
+
+int64_t HeldWindow::Capacity(const WindowShape& shape) { return 2 * std::max<int64_t>(shape.window - 1, 32); }
+
+void HeldWindow::Step(const RotaryTable& rotary, const WindowInput& in, float* attended) {
+  HWY_DYNAMIC_DISPATCH(StepHeldWindowHere)(shape_, &buffers_, rotary, in, attended);
 }
 
 }  // namespace mnemosyne

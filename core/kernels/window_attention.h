@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/kernels/workspace.h"
+
 namespace mnemosyne {
 
 // Angles of rotary positions: position * base^(-i / half) for i < half, in float64, where they are exact to 1e-8 beyond
@@ -15,7 +17,7 @@ class RotaryTable {
  public:
   RotaryTable(int64_t half, double base);
 
-  // cosine, sine [tokens, half] of positions first, first + 1, ...
+  // cosine, sine [tokens, half] of positions first, first + 1, ... (first >= 0)
   void Fill(int64_t first, int64_t tokens, float* cosine, float* sine) const;
 
  private:
@@ -43,5 +45,30 @@ struct WindowOutput {
 
 void StepWindowAttention(const WindowShape& shape, const RotaryTable& rotary, const WindowInput& in,
                          const WindowOutput& out);
+
+// What a held window keeps: room for some tokens more than the window's, which moves through it.
+struct HeldWindowBuffers {
+  int64_t capacity = 0, across_stride = 0, value_stride = 0;
+  float* keys_across = nullptr;  // [A, a, capacity], rows across_stride apart
+  float* values = nullptr;       // [A, capacity, a], rows value_stride apart
+  int64_t begin = 0;             // where the window begins
+};
+
+// A window that one owner steps again and again, as decoding does: nothing of it is copied. The same bits as
+// StepWindowAttention's, however a stream is cut. Thread-compatible.
+class HeldWindow {
+ public:
+  HeldWindow(const WindowShape& shape, const float* keys, const float* values);  // as of WindowInput
+
+  // `in`: all but keys and values. attended [T, A a].
+  void Step(const RotaryTable& rotary, const WindowInput& in, float* attended);
+
+ private:
+  static int64_t Capacity(const WindowShape& shape);
+
+  const WindowShape shape_;
+  HeldWindowBuffers buffers_;
+  OwnedSpace memory_;
+};
 
 }  // namespace mnemosyne

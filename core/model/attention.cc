@@ -48,7 +48,7 @@ Attention::Attention(const ModelConfig& config, AttentionParameters parameters)
 WindowState Attention::InitialWindow(int64_t sessions) const {
   const Tensor zeros =
       at::zeros({sessions, config_.heads, config_.window - 1, config_.head_dim()}, parameters_.out.weight().options());
-  return {zeros, zeros};
+  return {.keys = zeros, .values = zeros};
 }
 
 Tensor Attention::Heads(const Tensor& projected) const {
@@ -106,45 +106,68 @@ Attention::Projected Attention::Extend(const Tensor& x, const Tensor& positions,
   const Tensor keys = at::cat({state->keys, Rotate(Heads(qkv[1]), token_positions, config_.rope_base)}, 2);
   const Tensor values = at::cat({state->values, Heads(qkv[2])}, 2);
   const auto last = [&](const Tensor& all) { return all.narrow(2, tokens, tail).clone(at::MemoryFormat::Contiguous); };
-  *state = {last(keys), last(values)};
+  *state = {.keys = last(keys), .values = last(values)};
   return {qkv[0], token_positions, keys, values};
 }
 
 void Attention::Advance(const Tensor& x, const Tensor& positions, WindowState* state) const {
   if (KernelsFit(x)) {
-    WindowOnCpu(x, positions, /*attended=*/false, state);
+    WindowOnCpu(x, positions, /*attended=*/false, absl::MakeConstSpan({state}));
   } else {
     Extend(x, positions, state);
   }
 }
 
-Tensor Attention::WindowOnCpu(const Tensor& x, const Tensor& positions, bool attended, WindowState* state) const {
-  const int64_t sessions = x.size(0), tokens = x.size(1);
-  const Tensor projected = parameters_.in(x), old_keys = state->keys.contiguous(),
-               old_values = state->values.contiguous(), keys = at::empty_like(old_keys),
-               values = at::empty_like(old_values);
-  const Tensor heads = attended ? at::empty_like(x, at::MemoryFormat::Contiguous) : Tensor();
-  const WindowShape shape = {config_.heads, config_.head_dim(), config_.window, config_.persistent};
+void Attention::Hold(WindowState* state) const {
+  if (!KernelsFit(state->keys)) return;
+  const Tensor keys = state->keys.contiguous(), values = state->values.contiguous();
+  *state = {.held = std::make_shared<HeldWindow>(Shape(), keys.data_ptr<float>(), values.data_ptr<float>())};
+}
+
+Tensor Attention::WindowOnCpu(const Tensor& x, const Tensor& positions, bool attended,
+                              absl::Span<WindowState* const> states) const {
+  const int64_t sessions = x.size(0), tokens = x.size(1), in_state = sessions / static_cast<int64_t>(states.size());
+  const Tensor projected = parameters_.in(x);
+  const Tensor heads = at::empty_like(x, at::MemoryFormat::Contiguous);
+  const WindowShape shape = Shape();
   const auto of = [](const Tensor& t, int64_t n) {
     return t.data_ptr<float>() + n * (t.numel() / std::max<int64_t>(1, t.size(0)));
   };
   const bool persistent = parameters_.persistent_k.defined();
-  for (int64_t n = 0; n < sessions; ++n) {
-    const WindowInput in = {tokens,
-                            positions.data_ptr<int64_t>()[n],
-                            of(projected, n),
-                            of(old_keys, n),
-                            of(old_values, n),
-                            persistent ? parameters_.persistent_k.data_ptr<float>() : nullptr,
-                            persistent ? parameters_.persistent_v.data_ptr<float>() : nullptr};
-    StepWindowAttention(shape, rotary_, in, {of(keys, n), of(values, n), attended ? of(heads, n) : nullptr});
+  const auto input = [&](int64_t n) {
+    return WindowInput{tokens,
+                       positions.data_ptr<int64_t>()[n],
+                       of(projected, n),
+                       nullptr,
+                       nullptr,
+                       persistent ? parameters_.persistent_k.data_ptr<float>() : nullptr,
+                       persistent ? parameters_.persistent_v.data_ptr<float>() : nullptr};
+  };
+  int64_t n = 0;
+  for (WindowState* const state : states) {
+    if (state->held != nullptr) {
+      state->held->Step(rotary_, input(n), of(heads, n));
+      n += 1;
+      continue;
+    }
+    const Tensor old_keys = state->keys.contiguous(), old_values = state->values.contiguous();
+    state->keys = at::empty_like(old_keys);
+    state->values = at::empty_like(old_values);
+    for (int64_t i = 0; i < in_state; ++i, ++n) {
+      WindowInput in = input(n);
+      in.keys = of(old_keys, i);
+      in.values = of(old_values, i);
+      StepWindowAttention(shape, rotary_, in,
+                          {of(state->keys, i), of(state->values, i), attended ? of(heads, n) : nullptr});
+    }
   }
-  *state = {keys, values};
   return attended ? parameters_.out(heads) : Tensor();
 }
 
-Tensor Attention::Window(const Tensor& x, const Tensor& positions, WindowState* state) const {
-  if (KernelsFit(x)) return WindowOnCpu(x, positions, /*attended=*/true, state);
+Tensor Attention::Window(const Tensor& x, const Tensor& positions, absl::Span<WindowState* const> states) const {
+  if (KernelsFit(x)) return WindowOnCpu(x, positions, /*attended=*/true, states);
+  TORCH_CHECK(states.size() == 1, "sessions of several states, without kernels");
+  WindowState* const state = states[0];
   const int64_t tokens = x.size(1), tail = config_.window - 1;
   const auto [projected, token_positions, keys, values] = Extend(x, positions, state);
   const Tensor query = Rotate(Heads(projected), token_positions, config_.rope_base);

@@ -6,8 +6,10 @@
 
 #include <ATen/ATen.h>
 
+#include <memory>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "core/kernels/window_attention.h"
 #include "core/model/config.h"
 #include "core/model/tensor_ops.h"
@@ -23,7 +25,8 @@ struct AttentionParameters {
 
 // The w - 1 tokens before the next one; zeros, and never looked at, where the session had not begun.
 struct WindowState {
-  at::Tensor keys, values;  // [N, A, w - 1, a]; keys rotated
+  at::Tensor keys, values;           // [N, A, w - 1, a]; keys rotated
+  std::shared_ptr<HeldWindow> held;  // not null: has it instead, of one session, and is changed in place
 };
 
 // mac: the tokens of the open segment and what was recalled for each.
@@ -40,8 +43,13 @@ class Attention {
 
   WindowState InitialWindow(int64_t sessions) const;
 
-  // x [N, T, D] -> [N, T, D]. `positions` [N]: each session's tokens before x. Any T >= 1.
-  at::Tensor Window(const at::Tensor& x, const at::Tensor& positions, WindowState* state) const;
+  // x [N, T, D] -> [N, T, D]. `positions` [N]: each session's tokens before x. Any T >= 1. Of sessions in one state, or
+  // of one session in each of several, which only kernels take.
+  at::Tensor Window(const at::Tensor& x, const at::Tensor& positions, absl::Span<WindowState* const> states) const;
+
+  // Makes the state of one session one that is stepped in place, if the kernels of a CPU compute: it must not be copied
+  // any more, and only Window takes it.
+  void Hold(WindowState* state) const;
 
   // The same for the state alone: nobody reads what the tokens attend to.
   void Advance(const at::Tensor& x, const at::Tensor& positions, WindowState* state) const;
@@ -64,7 +72,9 @@ class Attention {
   at::Tensor Project(const at::Tensor& heads) const;    // [N, A, T, a] -> [N, T, D]
 
   // As Window, by core/kernels; without `attended` as Advance.
-  at::Tensor WindowOnCpu(const at::Tensor& x, const at::Tensor& positions, bool attended, WindowState* state) const;
+  at::Tensor WindowOnCpu(const at::Tensor& x, const at::Tensor& positions, bool attended,
+                         absl::Span<WindowState* const> states) const;
+  WindowShape Shape() const { return {config_.heads, config_.head_dim(), config_.window, config_.persistent}; }
 
   const ModelConfig config_;
   const AttentionParameters parameters_;

@@ -64,31 +64,77 @@ CpuMemory::CpuMemory(const ModelConfig& config, const MemoryParameters& paramete
       conv_bias_(parameters.conv_bias.contiguous()),
       norm_(parameters.norm.contiguous()) {}
 
-CpuMemory::Inputs CpuMemory::Project(const Tensor& x, MemoryState* state) const {
+HeldMemory::HeldMemory(std::vector<HeldMemoryHead> heads, const float* tail, int64_t before, int64_t channels,
+                       int64_t stride)
+    : heads_(std::move(heads)),
+      before_(before),
+      channels_(channels),
+      stride_(stride),
+      capacity_(2 * std::max<int64_t>(before, 32)),
+      history_(AllocateFloats(capacity_ * stride)) {
+  for (int64_t i = 0; i < before; ++i) {
+    std::memcpy(history_.get() + i * stride, tail + i * channels, channels * sizeof(float));
+  }
+}
+
+float* HeldMemory::History(int64_t tokens) {
+  if (before_ + tokens > capacity_) return nullptr;
+  if (begin_ + before_ + tokens > capacity_) SetTail(history_.get() + begin_ * stride_);
+  return history_.get() + begin_ * stride_;
+}
+
+void HeldMemory::SetTail(const float* rows) {
+  std::memmove(history_.get(), rows, before_ * stride_ * sizeof(float));
+  begin_ = 0;
+}
+
+CpuMemory::Inputs CpuMemory::Project(const Tensor& x, absl::Span<MemoryState* const> states) const {
+  // Sessions of fewer tokens share a pass over the weights.
+  constexpr int64_t kFewTokens = 16;
   const int64_t sessions = x.size(0), tokens = x.size(1), dim = x.size(2), inner = config_.inner(),
                 heads = config_.heads, width = config_.head_dim, channels = 3 * inner, before = config_.conv - 1,
-                stride = PaddedStride(channels);
+                stride = PaddedStride(channels), in_state = sessions / static_cast<int64_t>(states.size());
   Inputs inputs;
   inputs.convolved = at::empty({3, sessions * heads, tokens, width}, x.options());
   inputs.out_gate = at::empty({sessions, tokens, inner}, x.options());
   inputs.gates = at::empty({sessions, tokens, 3 * heads}, x.options());
-  const Tensor history = at::empty({before + tokens, stride}, x.options());
-  const Tensor old_tail = state->conv_tail.contiguous();
-  Tensor tail = at::empty({sessions, before, channels}, x.options());
-  float* const rows = history.data_ptr<float>();
+  const float* const from = x.data_ptr<float>();
+  Multiply(from, dim, out_gate_, sessions * tokens, inputs.out_gate.data_ptr<float>(), inner);
+  Multiply(from, dim, gates_, sessions * tokens, inputs.gates.data_ptr<float>(), 3 * heads);
+  Tensor together, scratch;  // rows `stride` apart
+  if (sessions > 1 && tokens < kFewTokens) {
+    together = at::empty({sessions * tokens, stride}, x.options());
+    Multiply(from, dim, qkv_, sessions * tokens, together.data_ptr<float>(), stride);
+  }
   float* const convolved = inputs.convolved.data_ptr<float>();
-  for (int64_t n = 0; n < sessions; ++n) {
-    const float* const from = x.data_ptr<float>() + n * tokens * dim;
-    for (int64_t i = 0; i < before; ++i) {
-      std::memcpy(rows + i * stride, old_tail.data_ptr<float>() + (n * before + i) * channels,
-                  channels * sizeof(float));
+  const auto copy_rows = [&](const float* source, int64_t source_stride, int64_t count, float* to, int64_t to_stride) {
+    for (int64_t i = 0; i < count; ++i) {
+      std::memcpy(to + i * to_stride, source + i * source_stride, channels * sizeof(float));
     }
-    Multiply(from, dim, qkv_, tokens, rows + before * stride, stride);
-    Multiply(from, dim, out_gate_, tokens, inputs.out_gate.data_ptr<float>() + n * tokens * inner, inner);
-    Multiply(from, dim, gates_, tokens, inputs.gates.data_ptr<float>() + n * tokens * 3 * heads, 3 * heads);
-    for (int64_t i = 0; i < before; ++i) {
-      std::memcpy(tail.data_ptr<float>() + (n * before + i) * channels, rows + (tokens + i) * stride,
-                  channels * sizeof(float));
+  };
+  Tensor old_tails, tails;  // of the state at hand
+  for (int64_t n = 0; n < sessions; ++n) {
+    MemoryState& state = *states[n / in_state];
+    const int64_t tail = n % in_state * before * channels;
+    if (state.held == nullptr && n % in_state == 0) {
+      old_tails = state.conv_tail.contiguous();
+      state.conv_tail = tails = at::empty({in_state, before, channels}, x.options());
+    }
+    float* rows = state.held != nullptr ? state.held->History(tokens) : nullptr;
+    const bool in_place = rows != nullptr;
+    if (!in_place) {
+      if (!scratch.defined()) scratch = at::empty({before + tokens, stride}, x.options());
+      rows = scratch.data_ptr<float>();
+      if (state.held != nullptr) {
+        copy_rows(state.held->History(0), stride, before, rows, stride);
+      } else {
+        copy_rows(old_tails.data_ptr<float>() + tail, channels, before, rows, stride);
+      }
+    }
+    if (together.defined()) {
+      copy_rows(together.data_ptr<float>() + n * tokens * stride, stride, tokens, rows + before * stride, stride);
+    } else {
+      Multiply(from + n * tokens * dim, dim, qkv_, tokens, rows + before * stride, stride);
     }
     for (int64_t kind = 0; kind < 3; ++kind) {  // query, key, value
       const int64_t first = kind * inner;
@@ -97,8 +143,14 @@ CpuMemory::Inputs CpuMemory::Project(const Tensor& x, MemoryState* state) const 
           {rows + first, conv_taps_.data_ptr<float>() + first, conv_bias_.data_ptr<float>() + first, stride, stride},
           tokens, inner, config_.conv, width, to);
     }
+    if (in_place) {
+      state.held->Append(tokens);
+    } else if (state.held != nullptr) {
+      state.held->SetTail(rows + tokens * stride);
+    } else {
+      copy_rows(rows + tokens * stride, stride, before, tails.data_ptr<float>() + tail, channels);
+    }
   }
-  state->conv_tail = tail;
   SiluInPlace(convolved, inputs.convolved.numel());
   L2NormalizeRows(convolved, 2 * sessions * heads * tokens, width, convolved);
   AddGates(&inputs);
@@ -125,68 +177,117 @@ void CpuMemory::AddGates(Inputs* inputs) const {
   }
 }
 
-NeuralMemory::Output CpuMemory::Forward(const Tensor& input, MemoryState* state) const {
-  const Tensor x = input.contiguous();
-  const int64_t sessions = x.size(0), tokens = x.size(1), heads = config_.heads, width = config_.head_dim,
-                groups = sessions * heads, depth = config_.depth;
-  const Inputs inputs = Project(x, state);
-  const OpenChunk before = std::move(state->open);
-  const int64_t after = before.tokens + tokens;
-  state->open = NewOpenChunk(config_, groups, after % config_.chunk, x.options());
-  std::vector<Tensor> old_weights, old_velocity;
-  for (int64_t l = 0; l < depth; ++l) {  // a first state may be one tensor, expanded to all sessions
-    old_weights.push_back(state->weights[l].contiguous());
-    old_velocity.push_back(state->velocity[l].contiguous());
+namespace {
+
+// What a head starts from, out of a state's tensors.
+void AddState(const MemoryState& state, int64_t group, MemoryHeadInput* in) {
+  const OpenChunk& open = state.open;
+  in->open_tokens = open.tokens;
+  in->open_theta = Of(open.theta, group);
+  in->open_log_eta = Of(open.log_eta, group);
+  in->open_log_keep = Of(open.log_keep, group);
+  for (size_t l = 0; l < state.weights.size(); ++l) {
+    in->weights[l] = Of(state.weights[l], group);
+    in->velocity[l] = Of(state.velocity[l], group);
+    if (open.tokens == 0) continue;
+    in->open_inputs[l] = Of(open.inputs[l], group);
+    in->open_deltas[l] = Of(open.deltas[l], group);
   }
-  if (after >= config_.chunk) {
-    for (int64_t l = 0; l < depth; ++l) {
-      state->weights[l] = at::empty(old_weights[l].sizes(), x.options());
-      state->velocity[l] = at::empty(old_velocity[l].sizes(), x.options());
+}
+
+// Where a head leaves what it comes to.
+void AddState(const MemoryState& state, int64_t group, MemoryHeadOutput* out) {
+  const OpenChunk& open = state.open;
+  out->open_theta = Of(open.theta, group);
+  out->open_log_eta = Of(open.log_eta, group);
+  out->open_log_keep = Of(open.log_keep, group);
+  for (size_t l = 0; l < state.weights.size(); ++l) {
+    out->weights[l] = Of(state.weights[l], group);
+    out->velocity[l] = Of(state.velocity[l], group);
+    if (open.tokens == 0) continue;
+    out->open_inputs[l] = Of(open.inputs[l], group);
+    out->open_deltas[l] = Of(open.deltas[l], group);
+  }
+}
+
+// A first state may be one tensor, expanded to all sessions.
+void MakeContiguous(MemoryState* state) {
+  for (Tensor& tensor : state->weights) tensor = tensor.contiguous();
+  for (Tensor& tensor : state->velocity) tensor = tensor.contiguous();
+}
+
+}  // namespace
+
+std::shared_ptr<HeldMemory> CpuMemory::Hold(const MemoryState& state) const {
+  MemoryState from = state;
+  MakeContiguous(&from);
+  std::vector<HeldMemoryHead> heads;
+  heads.reserve(config_.heads);
+  for (int64_t h = 0; h < config_.heads; ++h) {
+    MemoryHeadInput in = {};
+    AddState(from, h, &in);
+    heads.emplace_back(shape_, in);
+  }
+  const int64_t channels = 3 * config_.inner();
+  return std::make_shared<HeldMemory>(std::move(heads), state.conv_tail.contiguous().data_ptr<float>(),
+                                      config_.conv - 1, channels, PaddedStride(channels));
+}
+
+void CpuMemory::Step(const Inputs& inputs, int64_t first, MemoryState* state, const Tensor& reads,
+                     const Tensor& surprise) const {
+  const int64_t tokens = reads.size(1), heads = config_.heads, groups = reads.size(0), rows = tokens * reads.size(2);
+  const float* const convolved = inputs.convolved.data_ptr<float>();
+  MemoryState before;
+  int64_t count = heads;  // of the state
+  if (state->held == nullptr) {
+    MakeContiguous(state);
+    before = *state;
+    count = before.weights[0].size(0);
+    const int64_t after = before.open.tokens + tokens;
+    state->open = NewOpenChunk(config_, count, after % config_.chunk, reads.options());
+    for (size_t l = 0; after >= config_.chunk && l < state->weights.size(); ++l) {
+      state->weights[l] = at::empty_like(before.weights[l]);
+      state->velocity[l] = at::empty_like(before.velocity[l]);
     }
   }
-  const Tensor reads = at::empty({groups, tokens, width}, x.options());
-  const Tensor surprise = at::empty({sessions, tokens, heads}, x.options());
-  const Tensor queries = inputs.convolved.select(0, 0), keys = inputs.convolved.select(0, 1),
-               values = inputs.convolved.select(0, 2);
-  for (int64_t g = 0; g < groups; ++g) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t g = first + i;
     MemoryHeadInput in = {};
     MemoryHeadOutput out = {};
     in.tokens = tokens;
-    in.queries = Of(queries, g);
-    in.keys = Of(keys, g);
-    in.values = Of(values, g);
+    in.queries = convolved + g * rows;
+    in.keys = in.queries + groups * rows;
+    in.values = in.keys + groups * rows;
     in.theta = Of(inputs.theta, g);
     in.log_eta = Of(inputs.log_eta, g);
     in.log_keep = Of(inputs.log_keep, g);
-    in.open_tokens = before.tokens;
-    in.open_theta = Of(before.theta, g);
-    in.open_log_eta = Of(before.log_eta, g);
-    in.open_log_keep = Of(before.log_keep, g);
     out.reads = Of(reads, g);
     out.surprise = surprise.data_ptr<float>() + g / heads * tokens * heads + g % heads;
     out.surprise_stride = heads;
-    out.open_theta = Of(state->open.theta, g);
-    out.open_log_eta = Of(state->open.log_eta, g);
-    out.open_log_keep = Of(state->open.log_keep, g);
-    for (int64_t l = 0; l < depth; ++l) {
-      in.weights[l] = Of(old_weights[l], g);
-      in.velocity[l] = Of(old_velocity[l], g);
-      out.weights[l] = Of(state->weights[l], g);
-      out.velocity[l] = Of(state->velocity[l], g);
-      if (before.tokens > 0) {
-        in.open_inputs[l] = Of(before.inputs[l], g);
-        in.open_deltas[l] = Of(before.deltas[l], g);
-      }
-      if (state->open.tokens > 0) {
-        out.open_inputs[l] = Of(state->open.inputs[l], g);
-        out.open_deltas[l] = Of(state->open.deltas[l], g);
-      }
+    if (state->held != nullptr) {
+      state->held->head(i).Step(in, out);
+      continue;
     }
+    AddState(before, i, &in);
+    AddState(*state, i, &out);
     StepMemoryHead(shape_, in, out);
   }
-  const Tensor write = inputs.gates.narrow(2, 0, heads);
-  return {Finish(reads, inputs.out_gate), surprise, write, queries.view({sessions, heads, tokens, width}),
-          keys.view({sessions, heads, tokens, width})};
+}
+
+NeuralMemory::Output CpuMemory::Forward(const Tensor& input, absl::Span<MemoryState* const> states) const {
+  const Tensor x = input.contiguous();
+  const int64_t sessions = x.size(0), tokens = x.size(1), heads = config_.heads, width = config_.head_dim,
+                groups = sessions * heads;
+  const Inputs inputs = Project(x, states);
+  const Tensor reads = at::empty({groups, tokens, width}, x.options());
+  const Tensor surprise = at::empty({sessions, tokens, heads}, x.options());
+  for (size_t i = 0; i < states.size(); ++i) {
+    Step(inputs, static_cast<int64_t>(i) * groups / static_cast<int64_t>(states.size()), states[i], reads, surprise);
+  }
+  const auto by_session = [&](int64_t which) {
+    return inputs.convolved.select(0, which).view({sessions, heads, tokens, width});
+  };
+  return {Finish(reads, inputs.out_gate), surprise, inputs.gates.narrow(2, 0, heads), by_session(0), by_session(1)};
 }
 
 Tensor CpuMemory::Finish(const Tensor& reads, const Tensor& out_gate) const {

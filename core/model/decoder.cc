@@ -83,6 +83,31 @@ std::string Decoder::Release(bool is_last) {
 
 absl::StatusOr<Decoder::Piece> Decoder::Next() {
   if (unread_) RETURN_IF_ERROR(fork_->Feed({*unread_}));
+  return Say();
+}
+
+std::vector<absl::StatusOr<Decoder::Piece>> Decoder::NextTogether(const Model& model,
+                                                                  absl::Span<Decoder* const> decoders) {
+  std::vector<absl::Status> statuses(decoders.size());
+  std::vector<Fork*> forks;
+  std::vector<int32_t> tokens;
+  std::vector<size_t> places;  // in `decoders`
+  for (size_t i = 0; i < decoders.size(); ++i) {
+    if (!decoders[i]->unread_) continue;
+    forks.push_back(decoders[i]->fork_.get());
+    tokens.push_back(*decoders[i]->unread_);
+    places.push_back(i);
+  }
+  const std::vector<absl::Status> fed = model.FeedTogether(forks, tokens);
+  for (size_t n = 0; n < places.size(); ++n) statuses[places[n]] = fed[n];
+  std::vector<absl::StatusOr<Piece>> pieces;
+  for (size_t i = 0; i < decoders.size(); ++i) {
+    pieces.push_back(statuses[i].ok() ? decoders[i]->Say() : absl::StatusOr<Piece>(statuses[i]));
+  }
+  return pieces;
+}
+
+absl::StatusOr<Decoder::Piece> Decoder::Say() {
   const absl::Span<const float> logits = fork_->logits();
   if (logits.empty()) return absl::FailedPreconditionError("there is nothing to answer from: no token was read");
   const int32_t token = Sample(logits);

@@ -50,11 +50,14 @@ class Decoder {
   };
   // One more token. FAILED_PRECONDITION when it is not finite. Not after stop_reason() is set.
   absl::StatusOr<Piece> Next();
+  // As Next of each, to the bit, whose forks are all of `model`: it is fed their tokens together.
+  static std::vector<absl::StatusOr<Piece>> NextTogether(const Model& model, absl::Span<Decoder* const> decoders);
 
   std::optional<StopReason> stop_reason() const { return stop_reason_; }
   const std::vector<int32_t>& answer() const { return answer_; }  // every token so far, without the end-of-answer
 
  private:
+  absl::StatusOr<Piece> Say();  // of what the fork's logits say
   int32_t Sample(absl::Span<const float> logits);
   std::string Release(bool is_last);
 

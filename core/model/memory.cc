@@ -193,8 +193,15 @@ MemoryState NeuralMemory::Closed(const MemoryState& state) const {
   return closed;
 }
 
-NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, MemoryState* state) const {
-  if (cpu_ != nullptr && KernelsFit(x)) return cpu_->Forward(x, state);
+void NeuralMemory::Hold(MemoryState* state) const {
+  if (cpu_ == nullptr || !KernelsFit(state->conv_tail)) return;
+  *state = {.held = cpu_->Hold(*state)};
+}
+
+NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, absl::Span<MemoryState* const> states) const {
+  if (cpu_ != nullptr && KernelsFit(x)) return cpu_->Forward(x, states);
+  TORCH_CHECK(states.size() == 1, "sessions of several states, without kernels");
+  MemoryState* const state = states[0];
   const int64_t sessions = x.size(0), tokens = x.size(1), heads = config_.heads, width = config_.head_dim;
   const int64_t inner = config_.inner(), groups = sessions * heads, chunk = config_.chunk;
   // One split, whose derivative is one concatenation: that of each narrow() would be as large as the whole.

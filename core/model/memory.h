@@ -12,6 +12,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "core/model/config.h"
 
 namespace mnemosyne {
@@ -37,14 +38,16 @@ struct OpenChunk {
   at::Tensor log_keep;             // [G, n], log(1 - alpha); undefined without decay
 };
 
+class CpuMemory;
+class HeldMemory;
+
 struct MemoryState {
   std::vector<at::Tensor> weights;   // M at the open chunk's start, a layer each: [G, out, in]
   std::vector<at::Tensor> velocity;  // S, alike
   at::Tensor conv_tail;              // [N, K - 1, 3 H d]: the convolutions' last inputs
   OpenChunk open;
+  std::shared_ptr<HeldMemory> held;  // not null: has all of it instead, of one session, and is changed in place
 };
-
-class CpuMemory;
 
 class NeuralMemory {
  public:
@@ -62,7 +65,14 @@ class NeuralMemory {
     at::Tensor keys;      // alike
   };
   // Writes x [N, T, D] and reads at each of its tokens. Any T >= 1 from any place of a chunk.
-  Output Forward(const at::Tensor& x, MemoryState* state) const;
+  Output Forward(const at::Tensor& x, MemoryState* state) const { return Forward(x, absl::MakeConstSpan({state})); }
+  // The same of sessions in one state, or of one session in each of several, which need not stand at the same place;
+  // several only where the kernels of a CPU compute.
+  Output Forward(const at::Tensor& x, absl::Span<MemoryState* const> states) const;
+
+  // Makes the state of one session one that is stepped in place, if the kernels of a CPU compute: it must not be copied
+  // any more, and only Forward takes it.
+  void Hold(MemoryState* state) const;
 
   // The queries and keys, of length one, and the values that Forward would use for the last T of x [N, K - 1 + T, D] ->
   // [N, H, T, d]. Nothing is written or read.

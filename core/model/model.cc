@@ -83,15 +83,14 @@ class TitansFork final : public Fork {
   absl::Span<const float> logits() const override { return logits_; }
   int64_t offset() const override { return state_.offsets[0]; }
 
- private:
-  absl::Status FeedPart(absl::Span<const int32_t> tokens, bool is_last) {
-    const c10::InferenceMode inference;
-    const at::Tensor ids = at::tensor(at::ArrayRef<int32_t>(tokens.data(), tokens.size())).to(device_, at::kLong);
-    const Titans::Output out =
-        titans_.Forward(ids.unsqueeze(0), &state_, is_last ? Titans::Logits::kLast : Titans::Logits::kNone);
-    if (!is_last) return absl::OkStatus();
-    const at::Tensor host = out.logits.to(at::kCPU, at::kFloat).contiguous();
-    logits_.assign(host.data_ptr<float>(), host.data_ptr<float>() + host.numel());
+  // Made ready on the way: a fork that is never fed costs nothing.
+  BatchState* state() {
+    if (!held_) titans_.Hold(&state_);
+    held_ = true;
+    return &state_;
+  }
+  absl::Status SetLogits(const float* values) {
+    logits_.assign(values, values + config_.vocab_size);
     for (const float value : logits_) {
       if (!std::isfinite(value)) {
         return absl::FailedPreconditionError(absl::StrCat("the answer is not finite at token ", state_.offsets[0],
@@ -101,10 +100,21 @@ class TitansFork final : public Fork {
     return absl::OkStatus();
   }
 
+ private:
+  absl::Status FeedPart(absl::Span<const int32_t> tokens, bool is_last) {
+    const c10::InferenceMode inference;
+    const at::Tensor ids = at::tensor(at::ArrayRef<int32_t>(tokens.data(), tokens.size())).to(device_, at::kLong);
+    const Titans::Output out =
+        titans_.Forward(ids.unsqueeze(0), state(), is_last ? Titans::Logits::kLast : Titans::Logits::kNone);
+    if (!is_last) return absl::OkStatus();
+    return SetLogits(out.logits.to(at::kCPU, at::kFloat).contiguous().data_ptr<float>());
+  }
+
   const Titans& titans_;
   const ModelConfig& config_;
   const at::Device device_;
   BatchState state_;
+  bool held_ = false;
   std::vector<float> logits_;
 };
 
@@ -140,6 +150,34 @@ class TitansModel final : public Model {
 
   std::unique_ptr<Fork> NewFork(StatePtr state) const override {
     return std::make_unique<TitansFork>(titans_, config_, device_, state->batch());
+  }
+  std::vector<absl::Status> FeedTogether(absl::Span<Fork* const> forks,
+                                         absl::Span<const int32_t> tokens) const override {
+    std::vector<absl::Status> statuses(forks.size());
+    std::vector<int64_t> ids;
+    std::vector<BatchState*> states;
+    std::vector<size_t> places;  // in `forks`
+    for (size_t i = 0; i < forks.size(); ++i) {
+      statuses[i] = CheckTokens({tokens[i]}, config_.vocab_size);
+      if (!statuses[i].ok()) continue;
+      ids.push_back(tokens[i]);
+      places.push_back(i);
+    }
+    if (places.empty()) return statuses;
+    const absl::Status fed = CatchTorch("decoding", [&] {
+      const c10::InferenceMode inference;
+      for (const size_t i : places) states.push_back(static_cast<TitansFork*>(forks[i])->state());
+      const at::Tensor logits = titans_.ForwardTogether(at::tensor(ids, at::kLong).to(device_).unsqueeze(1), states)
+                                    .to(at::kCPU, at::kFloat)
+                                    .contiguous();
+      for (size_t n = 0; n < places.size(); ++n) {
+        statuses[places[n]] = static_cast<TitansFork*>(forks[places[n]])
+                                  ->SetLogits(logits.data_ptr<float>() + static_cast<int64_t>(n) * config_.vocab_size);
+      }
+      return absl::OkStatus();
+    });
+    for (size_t n = 0; !fed.ok() && n < places.size(); ++n) statuses[places[n]] = fed;
+    return statuses;
   }
   std::string EncodeState(const SessionState& state) const override { return EncodeSessionState(state, fingerprint_); }
   absl::StatusOr<StatePtr> DecodeState(absl::string_view bytes) const override {

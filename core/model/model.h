@@ -70,6 +70,10 @@ class Model {
   // Steps each input by one block. A result is the same to the bit whoever else is in the batch.
   virtual std::vector<BlockResult> StepBlocks(absl::Span<const BlockInput> inputs) const = 0;
   virtual std::unique_ptr<Fork> NewFork(StatePtr state) const = 0;
+  // Feeds one token to each of several forks of this model: as Fork::Feed of each alone, to the bit. On a CPU they
+  // share the passes over the weights, which is most of what a token costs alone.
+  virtual std::vector<absl::Status> FeedTogether(absl::Span<Fork* const> forks,
+                                                 absl::Span<const int32_t> tokens) const = 0;
 
   // State to bytes and back, bit for bit (docs/formats/state.md). DATA_LOSS names what is damaged;
   // FAILED_PRECONDITION when the state is another model's.

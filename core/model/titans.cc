@@ -2,6 +2,7 @@
 
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -52,6 +53,20 @@ AttentionParameters AttentionParametersOf(const Scope& scope) {
 }  // namespace
 
 struct Titans::Block {
+  // One block's of all states at hand.
+  struct States {
+    explicit States(absl::Span<BlockState* const> states) {
+      for (BlockState* const state : states) {
+        memories.push_back(&state->memory);
+        windows.push_back(&state->window);
+        only = state;
+      }
+    }
+    std::vector<MemoryState*> memories;
+    std::vector<WindowState*> windows;
+    BlockState* only = nullptr;  // where there is one
+  };
+
   Block(const ModelConfig& config, BlockKind kind, const Scope& scope)
       : config(config),
         kind(kind),
@@ -103,30 +118,30 @@ struct Titans::Block {
     return at::cat(outputs, 1);
   }
 
-  // x [N, T, D] -> [N, T, D]; `learned` gets what the memory tells.
-  Tensor Forward(Tensor x, const Tensor& positions, BlockState* state, NeuralMemory::Output* learned) const {
+  // x [N, T, D] -> [N, T, D], of sessions in one state or of one in each; `learned` gets what the memory tells.
+  Tensor Forward(Tensor x, const Tensor& positions, const States& states, NeuralMemory::Output* learned) const {
     const Tensor h = Norm(x, norm1);
     switch (kind) {
       case BlockKind::kSwa:
-        x = x + attention->Window(h, positions, &state->window);
+        x = x + attention->Window(h, positions, states.windows);
         break;
       case BlockKind::kLmm:
-        *learned = memory->Forward(h, &state->memory);
+        *learned = memory->Forward(h, states.memories);
         x = x + learned->read;
         break;
       case BlockKind::kMag: {
-        const Tensor attended = attention->Window(h, positions, &state->window);
-        *learned = memory->Forward(h, &state->memory);
+        const Tensor attended = attention->Window(h, positions, states.windows);
+        *learned = memory->Forward(h, states.memories);
         x = x + Gate(attended, learned->read);
         break;
       }
       case BlockKind::kMal:
-        *learned = memory->Forward(h, &state->memory);
+        *learned = memory->Forward(h, states.memories);
         x = x + learned->read;
-        x = x + attention->Window(Norm(x, norm3), positions, &state->window);
+        x = x + attention->Window(Norm(x, norm3), positions, states.windows);
         break;
       case BlockKind::kMac:
-        x = x + Mac(h, state, learned);
+        x = x + Mac(h, states.only, learned);
         break;
     }
     return x + ff_down(GatedSilu(ff_up(Norm(x, norm2))));
@@ -137,8 +152,13 @@ struct Titans::Block {
     if (kind == BlockKind::kSwa) {
       attention->Advance(Norm(x, norm1), positions, &state->window);
     } else {
-      Forward(x, positions, state, learned);
+      Forward(x, positions, States({state}), learned);
     }
+  }
+
+  void Hold(BlockState* state) const {
+    if (memory) memory->Hold(&state->memory);
+    if (attention) attention->Hold(&state->window);
   }
 
   const ModelConfig& config;
@@ -183,7 +203,7 @@ Titans::Output Titans::Forward(const Tensor& tokens, BatchState* state, Logits l
     if (logits == Logits::kNone && i + 1 == blocks_.size()) {
       blocks_[i]->Advance(x, positions, &state->blocks[i], &learned);
     } else {
-      x = blocks_[i]->Forward(x, positions, &state->blocks[i], &learned);
+      x = blocks_[i]->Forward(x, positions, Block::States({&state->blocks[i]}), &learned);
     }
     if (learned.surprise.defined()) {
       surprises.push_back(learned.surprise);
@@ -203,6 +223,37 @@ Titans::Output Titans::Forward(const Tensor& tokens, BatchState* state, Logits l
   return out;
 }
 
+bool Titans::StepsInPlace() const {
+  return KernelsFit(embedding_) && std::none_of(config_.blocks.begin(), config_.blocks.end(),
+                                                [](BlockKind kind) { return kind == BlockKind::kMac; });
+}
+
+void Titans::Hold(BatchState* state) const {
+  for (size_t i = 0; StepsInPlace() && i < blocks_.size(); ++i) blocks_[i]->Hold(&state->blocks[i]);
+}
+
+Tensor Titans::ForwardTogether(const Tensor& tokens, absl::Span<BatchState* const> states) const {
+  if (!StepsInPlace()) {
+    std::vector<Tensor> logits;
+    for (size_t n = 0; n < states.size(); ++n) {
+      logits.push_back(Forward(tokens.narrow(0, static_cast<int64_t>(n), 1), states[n], Logits::kLast).logits);
+    }
+    return at::cat(logits, 0);
+  }
+  std::vector<int64_t> offsets;
+  for (const BatchState* const state : states) offsets.push_back(state->offsets[0]);
+  const Tensor positions = at::tensor(offsets, at::kLong);
+  Tensor x = at::embedding(embedding_, tokens);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    std::vector<BlockState*> block_states;
+    for (BatchState* const state : states) block_states.push_back(&state->blocks[i]);
+    NeuralMemory::Output none;
+    x = blocks_[i]->Forward(x, positions, Block::States(block_states), &none);
+  }
+  for (BatchState* const state : states) state->offsets[0] += tokens.size(1);
+  return head_(RmsNorm(x.narrow(1, x.size(1) - 1, 1), norm_, config_.norm_eps));
+}
+
 const NeuralMemory& Titans::FirstMemory() const {
   size_t i = 0;
   while (!blocks_[i]->memory) ++i;
@@ -215,7 +266,7 @@ Tensor Titans::FirstMemoryInput(const Tensor& tokens) const {
   Tensor x = at::embedding(embedding_, tokens);
   size_t i = 0;
   for (NeuralMemory::Output none; !blocks_[i]->memory; ++i) {
-    x = blocks_[i]->Forward(x, positions, &state.blocks[i], &none);
+    x = blocks_[i]->Forward(x, positions, Block::States({&state.blocks[i]}), &none);
   }
   return blocks_[i]->Norm(x, blocks_[i]->norm1);
 }

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "core/model/attention.h"
 #include "core/model/config.h"
 #include "core/model/memory.h"
@@ -53,6 +54,14 @@ class Titans {
   // tokens [N, T], int64, in [0, V). Any T >= 1.
   Output Forward(const at::Tensor& tokens, BatchState* state, Logits logits) const;
 
+  // Makes the state of one session one that is stepped in place, where the kernels of a CPU compute and no block is
+  // mac: it must not be copied any more, and only Forward and ForwardTogether take it.
+  void Hold(BatchState* state) const;
+
+  // Of one session in each state, wherever it stands: tokens [N, T] -> the last one's logits [N, 1, V]. Each as by
+  // Forward alone, to the bit where states are held; there the sessions share a pass over the weights.
+  at::Tensor ForwardTogether(const at::Tensor& tokens, absl::Span<BatchState* const> states) const;
+
   // The first memory, and what it would be given by new sessions that read tokens [N, T] -> [N, T, D]. Only what lies
   // before it is computed. Its block must be lmm, mag or mal.
   const NeuralMemory& FirstMemory() const;
@@ -63,6 +72,8 @@ class Titans {
 
  private:
   struct Block;
+  bool StepsInPlace() const;
+
   const ModelConfig config_;
   std::vector<std::unique_ptr<Block>> blocks_;
   at::Tensor embedding_, norm_;

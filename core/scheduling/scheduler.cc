@@ -1,5 +1,6 @@
 #include "core/scheduling/scheduler.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -100,9 +101,14 @@ std::optional<Work> Scheduler::NextLocked(int worker) {
   int64_t& query_turns = query_turns_.at(worker);
   const bool blocks_wait = !sessions_.waiting.empty();
   if (!queries_.waiting.empty() && (!blocks_wait || query_turns < options_.max_query_turns)) {
-    query_turns = blocks_wait ? query_turns + 1 : 0;
+    // No more than a worker's share: two workers are done sooner with half of them each.
+    const auto waiting = static_cast<int64_t>(queries_.waiting.size());
+    const int64_t share = (waiting + options_.workers - 1) / options_.workers;
     Work work;
-    work.query = queries_.PopFront();
+    for (int64_t i = 0; i < std::min(share, options_.max_batch_queries); ++i) {
+      work.queries.push_back(queries_.PopFront());
+    }
+    query_turns = blocks_wait ? query_turns + static_cast<int64_t>(work.queries.size()) : 0;
     return work;
   }
   if (!blocks_wait) return std::nullopt;

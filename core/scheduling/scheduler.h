@@ -1,16 +1,16 @@
-// Decides what a worker does next: one block of each of some sessions, or one turn of a query.
+// Decides what a worker does next: one block of each of some sessions, or one turn of each of some queries.
 //
 //   scheduler.SessionReady(7);                                   // session number 7 has a whole block
 //   RETURN_IF_ERROR(scheduler.EnqueueQuery(42));
 //   while (std::optional<Work> work = scheduler.WaitNext(worker)) {
-//     if (work->query) { ... scheduler.QueryTurnDone(*work->query, /*more=*/!finished); continue; }
+//     for (QueryId query : work->queries) { ... scheduler.QueryTurnDone(query, /*more=*/!finished); }
 //     for (uint64_t number : work->sessions) { ... if (it has another whole block) scheduler.SessionReady(number); }
 //     scheduler.BlocksDone(work->sessions);
 //   }
 //
 // Sessions take turns: one block, then to the back of the queue. A session is with one worker at a time. Queries take
-// turns the same way and go ahead of blocks, except that a worker which took max_query_turns of them in a row while
-// blocks waited takes blocks. The sessions' queue holds each at most once, so the number of sessions bounds it.
+// turns the same way, as many together as there are for each worker, and go ahead of blocks, except that a worker which
+// took turns of max_query_turns or more of them in a row while blocks waited takes blocks. The sessions' queue holds each at most once, so the number of sessions bounds it.
 //
 // Thread-safe; no clock, no thread of its own. Only WaitNext blocks.
 #pragma once
@@ -31,8 +31,8 @@ namespace mnemosyne {
 using QueryId = uint64_t;  // the engine's; one at a time for each query
 
 struct Work {
-  std::vector<uint64_t> sessions;  // numbers, 1 to max_batch_sessions of them; empty with a query
-  std::optional<QueryId> query;
+  std::vector<uint64_t> sessions;  // numbers, 1 to max_batch_sessions of them; empty with queries
+  std::vector<QueryId> queries;    // 1 to max_batch_queries of them; empty with sessions
 };
 
 class Scheduler {
@@ -41,6 +41,7 @@ class Scheduler {
     int workers = 1;
     int64_t max_batch_sessions = 1;
     int64_t max_queries = 256;    // waiting and running
+    int64_t max_batch_queries = 1;
     int64_t max_query_turns = 4;  // in a row, by one worker, while blocks wait
   };
   struct Load {  // for metrics

@@ -1,10 +1,6 @@
 #include "core/kernels/causal_conv.h"
 
-#include <gtest/gtest.h>
-
-#include <cmath>
-#include <random>
-#include <vector>
+#include "tests/core/kernels/kernel_fixture.h"
 
 namespace mnemosyne {
 namespace {
@@ -18,43 +14,37 @@ double Expected(const CausalConvInput& in, int64_t k, int64_t t, int64_t c) {
   return sum;
 }
 
-TEST(CausalConv, AgreesWithItsDefinition) {
-  const unsigned seed = std::random_device()();
-  SCOPED_TRACE(seed);
-  std::mt19937 random(seed);
-  const auto below = [&](int64_t n) { return static_cast<int64_t>(random() % n); };
-  for (int round = 0; round < 60; ++round) {
-    const int64_t width = 1 + below(200), heads = 1 + below(4), channels = width * heads, stride = channels + below(9),
-                  taps_stride = channels + below(9);
-    const int64_t k = 1 + below(33), tokens = 1 + below(70);
-    std::normal_distribution<float> normal;
-    const auto drawn = [&](int64_t count) {
-      std::vector<float> values(count);
-      for (float& value : values) value = normal(random);
-      return values;
-    };
-    const std::vector<float> history = drawn((k - 1 + tokens) * stride), taps = drawn(k * taps_stride),
-                             bias = drawn(channels);
-    const CausalConvInput in = {history.data(), taps.data(), bias.data(), stride, taps_stride};
-    std::vector<float> out(channels * tokens + 1, 7.0f);
-    CausalConv(in, tokens, channels, k, width, out.data());
-    EXPECT_EQ(out.back(), 7.0f);  // nothing behind the end
-    for (int64_t t = 0; t < tokens; ++t) {
+using CausalConvTest = KernelTest;
+
+TEST_F(CausalConvTest, AgreesWithItsDefinition) {
+  OnEveryTarget([&] {
+    for (int round = 0; round < 60; ++round) {
+      const int64_t width = 1 + Below(200), heads = 1 + Below(4), channels = width * heads,
+                    stride = channels + Below(9), taps_stride = channels + Below(9);
+      const int64_t k = 1 + Below(33), tokens = 1 + Below(70);
+      const std::vector<float> history = Drawn((k - 1 + tokens) * stride), taps = Drawn(k * taps_stride),
+                               bias = Drawn(channels);
+      const CausalConvInput in = {history.data(), taps.data(), bias.data(), stride, taps_stride};
+      std::vector<float> out(channels * tokens + 1, 7.0f);
+      CausalConv(in, tokens, channels, k, width, out.data());
+      EXPECT_EQ(out.back(), 7.0f);  // nothing behind the end
+      for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t c = 0; c < channels; ++c) {
+          const float got = out[(c / width * tokens + t) * width + c % width];
+          const double expected = Expected(in, k, t, c);
+          ASSERT_NEAR(got, expected, 1e-5 * k * (1 + std::abs(expected)))
+              << "width " << width << " heads " << heads << " k " << k << " token " << t << " channel " << c;
+        }
+      }
+      // The last token alone has the same bits.
+      std::vector<float> last(channels);
+      CausalConv({history.data() + (tokens - 1) * stride, in.taps, in.bias, stride, taps_stride}, 1, channels, k, width,
+                 last.data());
       for (int64_t c = 0; c < channels; ++c) {
-        const float got = out[(c / width * tokens + t) * width + c % width];
-        const double expected = Expected(in, k, t, c);
-        ASSERT_NEAR(got, expected, 1e-5 * k * (1 + std::abs(expected)))
-            << "width " << width << " heads " << heads << " k " << k << " token " << t << " channel " << c;
+        ASSERT_EQ(last[c], out[(c / width * tokens + tokens - 1) * width + c % width]);
       }
     }
-    // The last token alone has the same bits.
-    std::vector<float> last(channels);
-    CausalConv({history.data() + (tokens - 1) * stride, in.taps, in.bias, stride, taps_stride}, 1, channels, k, width,
-               last.data());
-    for (int64_t c = 0; c < channels; ++c) {
-      ASSERT_EQ(last[c], out[(c / width * tokens + tokens - 1) * width + c % width]);
-    }
-  }
+  });
 }
 
 }  // namespace

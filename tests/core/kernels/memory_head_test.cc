@@ -1,6 +1,7 @@
 #include "core/kernels/memory_head.h"
 
 #include <algorithm>
+#include <memory>
 
 #include "tests/core/kernels/kernel_fixture.h"
 
@@ -123,6 +124,7 @@ TEST_F(MemoryHeadTest, IsTheRecurrenceHoweverAStreamIsCut) {
       for (float& v : log_keep) v = -0.1f * std::abs(v);
 
       std::vector<float> reads(tokens * d), surprise(2 * tokens);
+      std::unique_ptr<HeldMemoryHead> held;
       for (int64_t done = 0; done < tokens;) {
         const int64_t here = std::min(1 + Below(60), tokens - done);
         HeadState next = state;
@@ -159,7 +161,28 @@ TEST_F(MemoryHeadTest, IsTheRecurrenceHoweverAStreamIsCut) {
           out.open_inputs[l] = next.inputs[l].data();
           out.open_deltas[l] = next.deltas[l].data();
         }
+        // From a place inside the stream on, a held head goes along, a token at a time.
+        if (held == nullptr && (done > 0 || here == tokens)) held = std::make_unique<HeldMemoryHead>(shape, in);
         StepMemoryHead(shape, in, out);
+        for (int64_t t = 0; held != nullptr && t < here; ++t) {
+          std::vector<float> read(d);
+          float surprised = 0;
+          MemoryHeadInput one = {};
+          MemoryHeadOutput told = {};
+          one.tokens = 1;
+          one.queries = in.queries + t * d;
+          one.keys = in.keys + t * d;
+          one.values = in.values + t * d;
+          one.theta = in.theta + t;
+          one.log_eta = shape.momentum ? in.log_eta + t : nullptr;
+          one.log_keep = shape.decay ? in.log_keep + t : nullptr;
+          told.reads = read.data();
+          told.surprise = &surprised;
+          told.surprise_stride = 1;
+          held->Step(one, told);
+          ASSERT_EQ(surprised, out.surprise[2 * t]);
+          for (int64_t i = 0; i < d; ++i) ASSERT_EQ(read[i], out.reads[t * d + i]) << "token " << done + t;
+        }
         state = next;
         done += here;
       }

@@ -1,5 +1,7 @@
 #include "core/kernels/window_attention.h"
 
+#include <memory>
+
 #include "tests/core/kernels/kernel_fixture.h"
 
 namespace mnemosyne {
@@ -66,14 +68,28 @@ TEST_F(WindowAttentionTest, AgreesWithItsDefinitionHoweverAStreamIsCut) {
                                pv = Drawn(heads * shape.persistent * a);
       // What a window holds before the stream is never looked at.
       std::vector<float> keys(heads * tail * a, 1e30f), values(heads * tail * a, 1e30f);
-      std::vector<float> attended(total * dim);
+      std::vector<float> attended(total * dim), held_attended(total * dim);
+      std::unique_ptr<HeldWindow> held;
       for (int64_t done = 0; done < total;) {
         const int64_t tokens = std::min(1 + Below(90), total - done);
+        if (held == nullptr && (done > 0 || Below(2) == 0)) {
+          held = std::make_unique<HeldWindow>(shape, keys.data(), values.data());
+        }
         std::vector<float> next_keys(keys.size()), next_values(values.size());
         StepWindowAttention(
             shape, rotary,
             {tokens, done, projected.data() + done * 3 * dim, keys.data(), values.data(), pk.data(), pv.data()},
             {next_keys.data(), next_values.data(), attended.data() + done * dim});
+        if (held != nullptr) {
+          for (int64_t t = done, here = 0; t < done + tokens; t += here) {
+            here = std::min(1 + Below(3), done + tokens - t);
+            held->Step(rotary, {here, t, projected.data() + t * 3 * dim, nullptr, nullptr, pk.data(), pv.data()},
+                       held_attended.data() + t * dim);
+          }
+          for (int64_t i = done * dim; i < (done + tokens) * dim; ++i) {
+            ASSERT_EQ(held_attended[i], attended[i]) << "token " << i / dim;
+          }
+        }
         keys = next_keys;
         values = next_values;
         done += tokens;

@@ -101,6 +101,58 @@ TEST_F(ModelTest, AForkLeavesTheStateAsItWas) {
   EXPECT_EQ(model_->EncodeState(*state), before);
 }
 
+// So that an answer does not depend on the turns in which its question was read.
+TEST_F(ModelTest, AForkHasTheSameBitsHoweverItIsFed) {
+  const std::vector<int32_t> tokens = RandomTokens(300);
+  for (int round = 0; round < 5; ++round) {
+    const StatePtr state = After(round % 2);
+    const auto whole = model_->NewFork(state), cut = model_->NewFork(state);
+    ASSERT_OK(whole->Feed(tokens));
+    for (size_t done = 0, size = 0; done < tokens.size(); done += size) {
+      size = std::min<size_t>(round == 0 ? 1 : 1 + random_() % 70, tokens.size() - done);
+      ASSERT_OK(cut->Feed(absl::MakeConstSpan(tokens).subspan(done, size)));
+    }
+    EXPECT_EQ(cut->logits(), whole->logits());
+  }
+}
+
+TEST_F(ModelTest, ForksFedTogetherAreAsFedAlone) {
+  for (const bool mac : {false, true}) {
+    ModelConfig config = SmallConfig();
+    if (mac) config.blocks.push_back(BlockKind::kMac);
+    WriteRandomModel(folder_.path(), config, 5);
+    const auto model = Model::Load(folder_.path(), {});
+    ASSERT_OK(model);
+    constexpr size_t kForks = 7;
+    std::vector<std::unique_ptr<Fork>> alone, together;
+    for (size_t i = 0; i < kForks; ++i) {  // each at a place of its own
+      const StatePtr state =
+          i % 2 == 0 ? (*model)->InitialState()
+                     : (*model)->StepBlocks({{(*model)->InitialState(), RandomTokens(config.block_tokens())}})[0].state;
+      const std::vector<int32_t> begun = RandomTokens(1 + random_() % 90);
+      for (auto* forks : {&alone, &together}) ASSERT_OK(forks->emplace_back((*model)->NewFork(state))->Feed(begun));
+    }
+    for (int round = 0; round < 80; ++round) {
+      std::vector<Fork*> forks;
+      std::vector<int32_t> tokens;
+      std::vector<size_t> places;
+      for (size_t i = 0; i < kForks; ++i) {
+        if (random_() % 4 == 0) continue;  // in other company each time
+        forks.push_back(together[i].get());
+        places.push_back(i);
+        tokens.push_back(static_cast<int32_t>(random_() % config.vocab_size));
+      }
+      if (round == 5 && !tokens.empty()) tokens[0] = -1;
+      const std::vector<absl::Status> statuses = (*model)->FeedTogether(forks, tokens);
+      for (size_t n = 0; n < places.size(); ++n) {
+        ASSERT_EQ(alone[places[n]]->Feed({tokens[n]}).code(), statuses[n].code());
+        ASSERT_EQ(forks[n]->logits(), alone[places[n]]->logits()) << "fork " << places[n] << ", round " << round;
+        ASSERT_EQ(forks[n]->offset(), alone[places[n]]->offset());
+      }
+    }
+  }
+}
+
 TEST_F(ModelTest, ATokenOutsideTheVocabularyIsRefused) {
   EXPECT_THAT(model_->NewFork(model_->InitialState())->Feed({1, 258}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("258")));

@@ -22,12 +22,12 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-// What worker 0 gets next: "s1 s2", "q7" or "-".
+// What worker 0 gets next: "s1 s2", "q7 q8" or "-".
 std::string Take(Scheduler& scheduler, int worker = 0) {
   const std::optional<Work> work = scheduler.Next(worker);
   if (!work) return "-";
-  if (work->query) return "q" + std::to_string(*work->query);
   std::string text;
+  for (QueryId query : work->queries) text += (text.empty() ? "q" : " q") + std::to_string(query);
   for (uint64_t number : work->sessions) text += (text.empty() ? "s" : " s") + std::to_string(number);
   return text;
 }
@@ -96,15 +96,28 @@ TEST(Scheduler, EndlessQueriesLeaveEveryFifthTurnToBlocks) {
   for (int turn = 0; turn < 12; ++turn) {
     const std::optional<Work> work = scheduler.Next(0);
     ASSERT_TRUE(work);
-    turns += work->query ? 'q' : 's';
-    if (work->query) {
-      scheduler.QueryTurnDone(*work->query, /*more=*/true);
+    turns += work->queries.empty() ? 's' : 'q';
+    if (!work->queries.empty()) {
+      scheduler.QueryTurnDone(work->queries[0], /*more=*/true);
     } else {
       scheduler.SessionReady(1);
       scheduler.BlocksDone(work->sessions);
     }
   }
   EXPECT_EQ(turns, "qqqqsqqqqsqq");
+}
+
+TEST(Scheduler, WorkersShareQueriesUpToTheMaximum) {
+  Scheduler scheduler({.workers = 2, .max_batch_queries = 3, .max_query_turns = 4});
+  for (QueryId query = 1; query <= 9; ++query) ASSERT_TRUE(scheduler.EnqueueQuery(query).ok());
+  scheduler.SessionReady(1);
+  EXPECT_EQ(Take(scheduler, 0), "q1 q2 q3");
+  EXPECT_EQ(Take(scheduler, 1), "q4 q5 q6");  // half of six
+  EXPECT_EQ(Take(scheduler, 0), "q7 q8");     // half of three
+  EXPECT_EQ(Take(scheduler, 1), "q9");
+  for (QueryId query = 1; query <= 9; ++query) scheduler.QueryTurnDone(query, /*more=*/true);
+  EXPECT_EQ(Take(scheduler, 0), "s1");  // it took five turns of queries while a block waited
+  EXPECT_EQ(Take(scheduler, 1), "q1 q2 q3");
 }
 
 TEST(Scheduler, QueryTurnsWhileNoBlockWaitsDoNotCount) {
@@ -168,14 +181,14 @@ TEST(Scheduler, ShutdownHandsOutWhatWaitsThenEndsTheWorkers) {
   ASSERT_TRUE(scheduler.EnqueueQuery(7).ok());
   scheduler.Shutdown();
   EXPECT_EQ(scheduler.EnqueueQuery(8).code(), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(*scheduler.WaitNext(0)->query, 7);
+  EXPECT_THAT(scheduler.WaitNext(0)->queries, ElementsAre(7));
   EXPECT_THAT(scheduler.WaitNext(1)->sessions, ElementsAre(1));
   scheduler.SessionReady(1);  // another block of it was accepted before
   scheduler.BlocksDone({1});
   EXPECT_THAT(scheduler.WaitNext(1)->sessions, ElementsAre(1));
   scheduler.BlocksDone({1});
   scheduler.QueryTurnDone(7, /*more=*/true);
-  EXPECT_EQ(*scheduler.WaitNext(1)->query, 7);
+  EXPECT_THAT(scheduler.WaitNext(1)->queries, ElementsAre(7));
   scheduler.QueryTurnDone(7, /*more=*/false);
   EXPECT_EQ(scheduler.WaitNext(0), std::nullopt);
   EXPECT_EQ(scheduler.WaitNext(1), std::nullopt);
@@ -219,10 +232,13 @@ TEST(Scheduler, RandomCallsKeepThePromises) {
   std::printf("seed %u\n", seed);
   std::mt19937 random(seed);
   const auto draw = [&](int bound) { return static_cast<int>(random() % bound); };
-  constexpr int kWorkers = 3, kSessions = 12, kBatch = 4, kQueryTurns = 2;
-  Scheduler scheduler({.workers = kWorkers, .max_batch_sessions = kBatch, .max_query_turns = kQueryTurns});
+  constexpr int kWorkers = 3, kSessions = 12, kBatch = 4, kBatchQueries = 3, kQueryTurns = 2;
+  Scheduler scheduler({.workers = kWorkers,
+                       .max_batch_sessions = kBatch,
+                       .max_batch_queries = kBatchQueries,
+                       .max_query_turns = kQueryTurns});
   std::map<uint64_t, int> blocks_left, query_turns_left;  // the truth
-  std::set<uint64_t> running;                             // sessions with a worker
+  std::set<uint64_t> running, running_queries;            // with a worker
   std::vector<std::optional<Work>> working(kWorkers);
   std::vector<int> queries_in_a_row(kWorkers, 0);
   uint64_t next_query = 1;
@@ -235,11 +251,17 @@ TEST(Scheduler, RandomCallsKeepThePromises) {
       return;
     }
     const Work& work = *working[worker];
-    if (work.query) {
+    if (!work.queries.empty()) {
       EXPECT_TRUE(work.sessions.empty());
-      EXPECT_GT(query_turns_left[*work.query], 0);
-      queries_in_a_row[worker] = before.waiting_sessions > 0 ? queries_in_a_row[worker] + 1 : 0;
-      EXPECT_LE(queries_in_a_row[worker], kQueryTurns);
+      EXPECT_EQ(work.queries.size(),
+                std::min<int64_t>(kBatchQueries, (before.waiting_queries + kWorkers - 1) / kWorkers));
+      for (const QueryId query : work.queries) {
+        EXPECT_TRUE(running_queries.insert(query).second) << "query " << query << " runs twice";
+        EXPECT_GT(query_turns_left[query], 0);
+      }
+      EXPECT_TRUE(before.waiting_sessions == 0 || queries_in_a_row[worker] < kQueryTurns);
+      queries_in_a_row[worker] =
+          before.waiting_sessions > 0 ? queries_in_a_row[worker] + static_cast<int>(work.queries.size()) : 0;
       return;
     }
     queries_in_a_row[worker] = 0;
@@ -252,10 +274,11 @@ TEST(Scheduler, RandomCallsKeepThePromises) {
   const auto finish = [&](int worker) {
     const Work work = *working[worker];
     working[worker].reset();
-    if (work.query) {
-      scheduler.QueryTurnDone(*work.query, /*more=*/--query_turns_left[*work.query] > 0);
-      return;
+    for (const QueryId query : work.queries) {
+      running_queries.erase(query);
+      scheduler.QueryTurnDone(query, /*more=*/--query_turns_left[query] > 0);
     }
+    if (!work.queries.empty()) return;
     for (uint64_t number : work.sessions) {
       running.erase(number);
       if (--blocks_left[number] > 0) scheduler.SessionReady(number);
@@ -301,10 +324,10 @@ TEST(Scheduler, ThreadsThatWaitTakeEverythingAndEnd) {
   for (int worker = 0; worker < kWorkers; ++worker) {
     workers.emplace_back([&, worker] {
       while (std::optional<Work> work = scheduler.WaitNext(worker)) {
-        if (work->query) {
-          scheduler.QueryTurnDone(*work->query, /*more=*/query_turns.fetch_add(1) % 2 == 0);
-          continue;
+        for (const QueryId query : work->queries) {
+          scheduler.QueryTurnDone(query, /*more=*/query_turns.fetch_add(1) % 2 == 0);
         }
+        if (!work->queries.empty()) continue;
         for (uint64_t number : work->sessions) {
           EXPECT_FALSE(held[number].exchange(true));
           const bool more = left[number].fetch_sub(1) > 1;
