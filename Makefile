@@ -43,7 +43,7 @@ torture: build
 	@MNEMOSYNE_TORTURE=1 ctest --preset $(PRESET) -L torture --verbose
 
 bench-quick: build
-	@build/$(PRESET)/bin/mnemo-bench engine --models=models/recall,models/babilong --repeats=3 --json=build/$(PRESET)/engine.jsonl
+	@build/$(PRESET)/bin/mnemo-bench engine --models=models/recall,models/babilong --nokinds --repeats=3 --json=build/$(PRESET)/engine.jsonl
 	@bench/compare.py bench/results/engine.jsonl build/$(PRESET)/engine.jsonl
 
 demo: build

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdio>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -16,6 +17,8 @@
 #include "core/kernels/product.h"
 #include "core/model/memory.h"
 #include "core/model/model.h"
+#include "core/model/parameters.h"
+#include "core/model/titans.h"
 
 namespace mnemosyne {
 
@@ -190,6 +193,51 @@ absl::Status BenchMemory(const EngineBenchOptions& options, ResultFile* results)
   return absl::OkStatus();
 }
 
+// Whole models with weights drawn at random, every block of one kind: depth 2 and twice the head's width in the memory,
+// 64 tokens a chunk, a segment and a window.
+absl::Status BenchKinds(const EngineBenchOptions& options, ResultFile* results) {
+  struct Size {
+    int64_t dim, blocks;
+  };
+  for (const Size& size : {Size{256, 4}, Size{512, 8}}) {
+    for (const BlockKind kind : {BlockKind::kLmm, BlockKind::kMag, BlockKind::kMal, BlockKind::kMac}) {
+      ModelConfig config;
+      config.dim = size.dim;
+      config.blocks.assign(size.blocks, kind);
+      config.heads = size.dim / 64;
+      config.ff_dim = 2 * size.dim;
+      config.window = config.segment = 64;
+      config.persistent = 4;
+      config.memory = {.heads = size.dim / 64,
+                       .head_dim = 64,
+                       .depth = 2,
+                       .hidden = 128,
+                       .chunk = 64,
+                       .conv = 4,
+                       .theta_max = 0.01,
+                       .max_grad_norm = 1};
+      std::map<std::string, at::Tensor> weights;
+      for (const ParameterShape& one : ParameterShapes(config)) {
+        const double scale = one.shape.size() > 1 ? 1.0 / std::sqrt(static_cast<double>(one.shape.back())) : 0.1;
+        const bool is_norm = one.name.find("norm") != std::string::npos;
+        weights[one.name] = is_norm ? at::ones(one.shape) : scale * at::randn(one.shape);
+      }
+      const Titans titans(config, weights);
+      for (const int64_t sessions : {1, 8}) {
+        BatchState state = titans.InitialState(sessions);
+        const at::Tensor tokens = at::randint(config.vocab_size, {sessions, config.block_tokens()}, at::kLong);
+        const double flops = ModelFlops(config);
+        const Speed speed = MeasureSpeed(options, sessions * config.block_tokens(), flops,
+                                         [&] { titans.Forward(tokens, &state, Titans::Logits::kNone); });
+        const std::string what =
+            absl::StrCat(BlockKindName(kind), ", width ", size.dim, ", ", size.blocks, " blocks, sessions ", sessions);
+        RETURN_IF_ERROR(Tell({{"what", what}}, flops, speed, results));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status BenchModel(const EngineBenchOptions& options, const std::string& folder, ResultFile* results) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, Model::Load(folder, {}));
   const int64_t block = model->config().block_tokens();
@@ -218,8 +266,7 @@ absl::Status BenchModel(const EngineBenchOptions& options, const std::string& fo
       for (const absl::Status& one : model->FeedTogether(forks, next)) status.Update(one);
     });
     RETURN_IF_ERROR(status);
-    RETURN_IF_ERROR(
-        Tell({{"what", absl::StrCat(folder, ", decoding ", queries)}}, decoding_flops, decoded, results));
+    RETURN_IF_ERROR(Tell({{"what", absl::StrCat(folder, ", decoding ", queries)}}, decoding_flops, decoded, results));
   }
   return absl::OkStatus();
 }
@@ -232,6 +279,7 @@ absl::Status RunEngineBench(const EngineBenchOptions& options, ResultFile* resul
   std::printf("%s; G %.1f GFLOP/s\n", BlasDescription().c_str(), Reference().Measure() / 1e9);
   RETURN_IF_ERROR(BenchProducts(options, results));
   RETURN_IF_ERROR(BenchMemory(options, results));
+  if (options.kinds) RETURN_IF_ERROR(BenchKinds(options, results));
   for (const std::string& folder : options.models) RETURN_IF_ERROR(BenchModel(options, folder, results));
   return absl::OkStatus();
 }
