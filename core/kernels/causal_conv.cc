@@ -50,7 +50,8 @@ void CausalConvHere(const CausalConvInput& in, int64_t tokens, int64_t channels,
       const float* tap = in.taps + begin;
       if (lanes < kTogether) {
         std::copy(in.bias + begin, in.bias + begin + lanes, to + t * width);
-        for (int64_t j = 0; j < k; ++j, row += in.stride, tap += in.taps_stride) AddTap(tap, row, lanes, to + t * width);
+        for (int64_t j = 0; j < k; ++j, row += in.stride, tap += in.taps_stride)
+          AddTap(tap, row, lanes, to + t * width);
         continue;
       }
       FloatVec sum[kVectors];

@@ -89,8 +89,15 @@ class MemoryHead {
     held_.open = in.open_tokens;
     for (int64_t l = 0; l < shape_.depth; ++l) {
       const int64_t ins = shape_.in(l), outs = shape_.out(l);
-      TransposeRows(in.weights[l], ins, outs, ins, held_.weights[l], out_stride_[l]);
-      if (shape_.momentum) TransposeRows(in.velocity[l], ins, outs, ins, held_.velocity[l], out_stride_[l]);
+      const auto load = [&](const float* from, float* to) {
+        if (in.across) {
+          CopyRows(from, outs, ins, outs, to, out_stride_[l]);
+        } else {
+          TransposeRows(from, ins, outs, ins, to, out_stride_[l]);
+        }
+      };
+      load(in.weights[l], held_.weights[l]);
+      if (shape_.momentum) load(in.velocity[l], held_.velocity[l]);
       for (int64_t t = 0; t < held_.open; ++t) {
         std::memcpy(held_.inputs[l] + t * in_stride_[l], in.open_inputs[l] + t * ins, ins * sizeof(float));
         std::memcpy(held_.deltas[l] + t * out_stride_[l], in.open_deltas[l] + t * outs, outs * sizeof(float));
@@ -116,8 +123,8 @@ class MemoryHead {
     for (int64_t l = 0; l < shape_.depth; ++l) {
       const int64_t ins = shape_.in(l), outs = shape_.out(l);
       if (held_.closed) {
-        TransposeRows(held_.weights[l], out_stride_[l], ins, outs, out.weights[l], ins);
-        TransposeRows(held_.velocity[l], out_stride_[l], ins, outs, out.velocity[l], ins);
+        CopyRows(held_.weights[l], out_stride_[l], ins, outs, out.weights[l], outs);
+        CopyRows(held_.velocity[l], out_stride_[l], ins, outs, out.velocity[l], outs);
       }
       for (int64_t t = 0; t < held_.open; ++t) {
         std::memcpy(out.open_inputs[l] + t * ins, held_.inputs[l] + t * in_stride_[l], ins * sizeof(float));

@@ -41,6 +41,7 @@ struct MemoryHeadInput {
   const float *queries, *keys, *values;                         // [T, d]; queries and keys of length one
   const float *theta, *log_eta, *log_keep;                      // [T]; the last two may be null: no momentum, no decay
   std::array<const float*, kMaxMemoryDepth> weights, velocity;  // M, S at the open chunk's start: [out, in]
+  bool across;                                                  // they are [in, out], which costs less
   int64_t open_tokens;                                          // n
   std::array<const float*, kMaxMemoryDepth> open_inputs, open_deltas;  // [n, in], [n, out]
   const float *open_theta, *open_log_eta, *open_log_keep;              // [n]
@@ -50,7 +51,8 @@ struct MemoryHeadOutput {
   float* reads;     // [T, d]
   float* surprise;  // [T], surprise_stride apart
   int64_t surprise_stride;
-  std::array<float*, kMaxMemoryDepth> weights, velocity;  // written if a chunk is closed, that is if n + T >= chunk
+  // [in, out], written if a chunk is closed, that is if n + T >= chunk.
+  std::array<float*, kMaxMemoryDepth> weights, velocity;
   std::array<float*, kMaxMemoryDepth> open_inputs, open_deltas;  // [n', in], [n', out]
   float *open_theta, *open_log_eta, *open_log_keep;              // [n']; the last two may be null
 };

@@ -66,6 +66,10 @@ void LogSigmoidHere(const float* from, int64_t count, float sign, float* to) {
       from);
 }
 
+void TransposeHere(const float* from, int64_t rows, int64_t columns, float* to) {
+  TransposeRows(from, columns, rows, columns, to, rows);
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace mnemosyne
 HWY_AFTER_NAMESPACE();
@@ -80,6 +84,7 @@ HWY_EXPORT(GateRowsHere);
 HWY_EXPORT(SiluHere);
 HWY_EXPORT(ScaledSigmoidHere);
 HWY_EXPORT(LogSigmoidHere);
+HWY_EXPORT(TransposeHere);
 
 void RmsNormRows(const float* x, int64_t x_stride, int64_t rows, int64_t width, const float* weight, float epsilon,
                  float* y, int64_t y_stride) {
@@ -97,6 +102,10 @@ void GatedSiluRows(const float* x, int64_t rows, int64_t width, float* y) {
 void GateRows(const float* x, int64_t x_stride, const float* gate, int64_t gate_stride, int64_t rows, int64_t width,
               float* y, int64_t y_stride) {
   HWY_DYNAMIC_DISPATCH(GateRowsHere)(x, x_stride, gate, gate_stride, rows, width, y, y_stride);
+}
+
+void Transpose(const float* from, int64_t rows, int64_t columns, float* to) {
+  HWY_DYNAMIC_DISPATCH(TransposeHere)(from, rows, columns, to);
 }
 
 void SiluInPlace(float* values, int64_t count) { HWY_DYNAMIC_DISPATCH(SiluHere)(values, count); }

@@ -20,6 +20,9 @@ void GatedSiluRows(const float* x, int64_t rows, int64_t width, float* y);
 void GateRows(const float* x, int64_t x_stride, const float* gate, int64_t gate_stride, int64_t rows, int64_t width,
               float* y, int64_t y_stride);
 
+// to [columns, rows] = from [rows, columns]^T, both without gaps.
+void Transpose(const float* from, int64_t rows, int64_t columns, float* to);
+
 // In place: silu, values[0, count).
 void SiluInPlace(float* values, int64_t count);
 

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "core/kernels/product-inl.h"
 
@@ -86,6 +87,12 @@ HWY_INLINE float SumOfSquares(const float* values, int64_t count) {
 HWY_INLINE void Scale(float factor, int64_t count, float* values) {
   ForEach(
       count, values, [&](FloatTag d, FloatVec v) HWY_ATTR { return hn::Mul(v, hn::Set(d, factor)); }, values);
+}
+
+// to [rows, columns] = from
+HWY_INLINE void CopyRows(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to,
+                         int64_t to_stride) {
+  for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * to_stride, from + r * from_stride, columns * sizeof(float));
 }
 
 // to [columns, rows] = from [rows, columns]^T for a square of at most 16 by 16, four by four in registers.

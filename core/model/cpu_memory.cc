@@ -210,21 +210,29 @@ void AddState(const MemoryState& state, int64_t group, MemoryHeadOutput* out) {
   }
 }
 
-// A first state may be one tensor, expanded to all sessions.
-void MakeContiguous(MemoryState* state) {
-  for (Tensor& tensor : state->weights) tensor = tensor.contiguous();
-  for (Tensor& tensor : state->velocity) tensor = tensor.contiguous();
+// All of M and S in one order: as they are indexed, or each matrix across. A first state may be neither: one tensor,
+// expanded to all sessions. Returns whether they lie across.
+bool MakeUniform(MemoryState* state) {
+  bool across = true;
+  for (const auto* tensors : {&state->weights, &state->velocity}) {
+    for (const Tensor& tensor : *tensors) across = across && tensor.transpose(1, 2).is_contiguous();
+  }
+  for (auto* tensors : {&state->weights, &state->velocity}) {
+    for (Tensor& tensor : *tensors) tensor = across ? tensor : InOrder(tensor);
+  }
+  return across;
 }
 
 }  // namespace
 
 std::shared_ptr<HeldMemory> CpuMemory::Hold(const MemoryState& state) const {
   MemoryState from = state;
-  MakeContiguous(&from);
+  const bool across = MakeUniform(&from);
   std::vector<HeldMemoryHead> heads;
   heads.reserve(config_.heads);
   for (int64_t h = 0; h < config_.heads; ++h) {
     MemoryHeadInput in = {};
+    in.across = across;
     AddState(from, h, &in);
     heads.emplace_back(shape_, in);
   }
@@ -239,15 +247,17 @@ void CpuMemory::Step(const Inputs& inputs, int64_t first, MemoryState* state, co
   const float* const convolved = inputs.convolved.data_ptr<float>();
   MemoryState before;
   int64_t count = heads;  // of the state
+  bool across = false;
   if (state->held == nullptr) {
-    MakeContiguous(state);
+    across = MakeUniform(state);
     before = *state;
     count = before.weights[0].size(0);
     const int64_t after = before.open.tokens + tokens;
     state->open = NewOpenChunk(config_, count, after % config_.chunk, reads.options());
     for (size_t l = 0; after >= config_.chunk && l < state->weights.size(); ++l) {
-      state->weights[l] = at::empty_like(before.weights[l]);
-      state->velocity[l] = at::empty_like(before.velocity[l]);
+      for (Tensor* const tensor : {&state->weights[l], &state->velocity[l]}) {  // across
+        *tensor = at::empty({count, config_.in(l), config_.out(l)}, reads.options()).transpose(1, 2);
+      }
     }
   }
   for (int64_t i = 0; i < count; ++i) {
@@ -255,6 +265,7 @@ void CpuMemory::Step(const Inputs& inputs, int64_t first, MemoryState* state, co
     MemoryHeadInput in = {};
     MemoryHeadOutput out = {};
     in.tokens = tokens;
+    in.across = across;
     in.queries = convolved + g * rows;
     in.keys = in.queries + groups * rows;
     in.values = in.keys + groups * rows;

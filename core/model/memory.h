@@ -42,7 +42,7 @@ class CpuMemory;
 class HeldMemory;
 
 struct MemoryState {
-  std::vector<at::Tensor> weights;   // M at the open chunk's start, a layer each: [G, out, in]
+  std::vector<at::Tensor> weights;   // M at the open chunk's start, a layer each: [G, out, in], in any order in memory
   std::vector<at::Tensor> velocity;  // S, alike
   at::Tensor conv_tail;              // [N, K - 1, 3 H d]: the convolutions' last inputs
   OpenChunk open;

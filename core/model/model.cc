@@ -46,7 +46,7 @@ bool AreFinite(const float* values, int64_t count) {
 bool AllFinite(const std::vector<at::Tensor>& tensors) {
   std::vector<at::Tensor> peaks;
   for (const at::Tensor& tensor : tensors) {
-    if (tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.is_contiguous()) {
+    if (tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.is_non_overlapping_and_dense()) {
       if (!AreFinite(tensor.data_ptr<float>(), tensor.numel())) return false;
     } else if (tensor.numel() > 0) {
       peaks.push_back(tensor.abs().max());  // NaN and infinity win

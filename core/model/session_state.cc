@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/model/state_codec.h"
+#include "core/model/tensor_ops.h"
 
 namespace mnemosyne {
 
@@ -40,7 +41,7 @@ std::string EncodeSessionState(const SessionState& state, absl::string_view fing
   std::vector<StoredTensor> stored;
   for (const StateTensor& one : StateTensors(state.batch())) {
     // The one copy off the device.
-    const at::Tensor& host = hosts.emplace_back(one.tensor.to(at::kCPU, at::kFloat).contiguous());
+    const at::Tensor& host = hosts.emplace_back(InOrder(one.tensor.to(at::kCPU, at::kFloat)));
     stored.push_back({{one.name, host.sizes().vec()},
                       {static_cast<const char*>(host.data_ptr()), static_cast<size_t>(host.nbytes())}});
   }

@@ -38,6 +38,18 @@ Tensor Projection::operator()(const Tensor& x) const {
   return y;
 }
 
+Tensor InOrder(const Tensor& matrices) {
+  if (matrices.is_contiguous() || matrices.dim() < 2 || !KernelsFit(matrices)) return matrices.contiguous();
+  const Tensor across = matrices.transpose(-1, -2);
+  if (!across.is_contiguous()) return matrices.contiguous();
+  const int64_t rows = across.size(-2), columns = across.size(-1);
+  Tensor out = at::empty(matrices.sizes(), matrices.options());
+  for (int64_t at = 0; at < out.numel(); at += rows * columns) {
+    Transpose(across.data_ptr<float>() + at, rows, columns, out.data_ptr<float>() + at);
+  }
+  return out;
+}
+
 Tensor Linear(const Tensor& input, const Tensor& weight) {
   return at::mm(input.reshape({-1, input.size(-1)}), weight.t()).view(WithLast(input, weight.size(0)));
 }

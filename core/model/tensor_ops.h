@@ -27,6 +27,10 @@ class Projection {
   std::shared_ptr<const PackedMatrix> packed_;  // null: not for kernels
 };
 
+// [..., m, n] in the order of its indices. As Tensor::contiguous, but quick with matrices that lie across in memory, as
+// kernels leave a memory's weights.
+at::Tensor InOrder(const at::Tensor& matrices);
+
 // input [..., in], weight [out, in] -> [..., out]
 at::Tensor Linear(const at::Tensor& input, const at::Tensor& weight);
 
