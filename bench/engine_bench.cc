@@ -238,8 +238,8 @@ absl::Status BenchKinds(const EngineBenchOptions& options, ResultFile* results) 
   return absl::OkStatus();
 }
 
-absl::Status BenchModel(const EngineBenchOptions& options, const std::string& folder, ResultFile* results) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, Model::Load(folder, {}));
+absl::Status BenchModel(const EngineBenchOptions& options, const std::string& folder, const Model* model,
+                        ResultFile* results) {
   const int64_t block = model->config().block_tokens();
   std::mt19937_64 random(1);
   std::vector<int32_t> tokens(block);
@@ -276,11 +276,17 @@ absl::Status BenchModel(const EngineBenchOptions& options, const std::string& fo
 absl::Status RunEngineBench(const EngineBenchOptions& options, ResultFile* results) {
   EnterWorkerThread();
   const c10::InferenceMode inference;
+  std::vector<std::unique_ptr<Model>> models;  // first: what cannot be loaded is said before minutes of measuring
+  for (const std::string& folder : options.models) {
+    ASSIGN_OR_RETURN(models.emplace_back(), Model::Load(folder, {}));
+  }
   std::printf("%s; G %.1f GFLOP/s\n", BlasDescription().c_str(), Reference().Measure() / 1e9);
   RETURN_IF_ERROR(BenchProducts(options, results));
   RETURN_IF_ERROR(BenchMemory(options, results));
   if (options.kinds) RETURN_IF_ERROR(BenchKinds(options, results));
-  for (const std::string& folder : options.models) RETURN_IF_ERROR(BenchModel(options, folder, results));
+  for (size_t i = 0; i < models.size(); ++i) {
+    RETURN_IF_ERROR(BenchModel(options, options.models[i], models[i].get(), results));
+  }
   return absl::OkStatus();
 }
 

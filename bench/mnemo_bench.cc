@@ -56,6 +56,7 @@ ABSL_FLAG(std::vector<std::string>, parts,
 ABSL_FLAG(std::string, mnemosyned, "mnemosyned", "service: the server's program");
 ABSL_FLAG(std::string, scratch, "/tmp", "service: a folder on the disk to measure; mnemo-bench is made in it");
 ABSL_FLAG(int, workers, 2, "service: the server's");
+ABSL_FLAG(int64_t, session_tokens, 2048, "service: of each session in part ingest");
 ABSL_FLAG(int64_t, far_offset, 1000000, "service: tokens of the long session in part offsets");
 ABSL_FLAG(int, crowd, 1000, "service: sessions in part crowd; memory is allowed for a tenth");
 ABSL_FLAG(double, seconds, 0.5, "engine: of each repeat, at least");
@@ -166,6 +167,7 @@ absl::Status Service() {
                           .parts = absl::GetFlag(FLAGS_parts),
                           .workers = std::max(1, absl::GetFlag(FLAGS_workers)),
                           .repeats = std::max(1, absl::GetFlag(FLAGS_repeats)),
+                          .session_tokens = absl::GetFlag(FLAGS_session_tokens),
                           .far_offset = absl::GetFlag(FLAGS_far_offset),
                           .crowd = std::max(20, absl::GetFlag(FLAGS_crowd))},
                          &results);

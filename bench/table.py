@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prints what mnemo-bench wrote as JSON lines as Markdown tables.
 
-usage: table.py recall|capacity|engine FILE...
+usage: table.py recall|capacity|engine|service FILE...
   recall     tasks and numbers of facts by size: whole answers right, and of how many
   capacity   numbers of facts: whole answers right, facts held, and how many that is a KiB of state
 """
@@ -73,8 +73,15 @@ def engine(rows):
                   "%.2f" % (row["flops_a_token"] / 1e6), "%.0f%%" % row["percent_of_g"]] for row in rows])
 
 
+def service(rows):
+    print_table(["what", "measured", "ratio"],
+                [[row["what"], "%.4g %s" % (row["value"], row["unit"]) if row["value"] < 1e4 else
+                  "%.0f %s" % (row["value"], row["unit"]),
+                  "%.2f of %s" % (row["ratio"], row["of"]) if "of" in row else ""] for row in rows])
+
+
 def main():
-    tables = {"recall": recall, "capacity": capacity, "engine": engine}
+    tables = {"recall": recall, "capacity": capacity, "engine": engine, "service": service}
     if len(sys.argv) < 3 or sys.argv[1] not in tables:
         sys.exit(__doc__.strip())
     tables[sys.argv[1]](read(sys.argv[2:]))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs mnemo-bench against a real server: what it prints, what its file gets, how it goes on.
 
-usage: mnemo_bench_test.py MNEMO_BENCH MNEMOSYNED MODEL_FOLDER
+usage: mnemo_bench_test.py MNEMO_BENCH MNEMOSYNED MODEL_FOLDER SMALL_MODEL_FOLDER
 """
 import json
 import os
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import unittest
 
-BENCH, SERVER, MODEL = sys.argv[1:4]
+BENCH, SERVER, MODEL, SMALL_MODEL = sys.argv[1:5]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("MNEMOSYNE_")}
 
 
@@ -86,18 +86,41 @@ class MnemoBenchTest(unittest.TestCase):
                          [(1, 4), (2, 4), (4, 4)])
 
     def test_engine_measures_against_the_blas(self):
-        done = subprocess.run([BENCH, "engine", f"--models={MODEL}", "--repeats=1", "--seconds=0.02", "--json=out.jsonl"],
+        done = subprocess.run([BENCH, "engine", f"--models={MODEL}", "--nokinds", "--repeats=1", "--seconds=0.02", "--json=out.jsonl"],
                               cwd=self.folder, env=ENVIRONMENT, timeout=300, capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("GFLOP/s", done.stdout.splitlines()[0])
         lines = self.lines("out.jsonl")
-        self.assertEqual([line["what"] for line in lines[-2:]], [f"{MODEL}, blocks of 64", f"{MODEL}, decoding"])
+        self.assertEqual([line["what"] for line in lines[-4:]],
+                         [f"{MODEL}, blocks of 64"] + [f"{MODEL}, decoding {n}" for n in (1, 8, 32)])
         for line in lines:
             self.assertGreater(line["tokens_per_second"], 0)
             self.assertGreater(line["percent_of_g"], 0)
         code, _, err = self.bench("engine", "--models=none")
         self.assertEqual(code, 1)
         self.assertIn("none/config.json", err)
+
+    def test_service_measures_a_server_of_its_own(self):
+        done = subprocess.run([BENCH, "service", f"--mnemosyned={SERVER}", f"--models={SMALL_MODEL}", "--scratch=.",
+                               "--repeats=1", "--far_offset=12000", "--crowd=200", "--session_tokens=64",
+                               "--json=out.jsonl"],
+                              cwd=self.folder, env=ENVIRONMENT, timeout=300, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lines = {line["what"]: line for line in self.lines("out.jsonl")}
+        for what, of in (("64 sessions streamed over gRPC, durable", "no server"),
+                         ("query to first token at offset 12000", "at offset 10000"),
+                         ("decoding, 64 queries at once", "1 query"),
+                         ("200 sessions in turn, a block each, memory for 20", "no server")):
+            self.assertEqual(lines[what]["of"], of)
+            self.assertGreater(lines[what]["ratio"], 0)
+            self.assertGreater(lines[what]["value"], 0)
+        self.assertGreater(lines["process start to serving"]["value"], 0)
+        code, _, err = self.bench("service", "--parts=none", f"--models={MODEL}")
+        self.assertEqual(code, 1)
+        self.assertIn("there is no part 'none'", err)
+        code, _, err = self.bench("service", "--mnemosyned=/none", f"--models={MODEL}")
+        self.assertEqual(code, 1)
+        self.assertIn("cannot start '/none'", err)
 
     def test_errors_name_what_is_wrong(self):
         for arguments, what in (
