@@ -86,10 +86,10 @@ Tensor Attention::WindowUnits(const Tensor& query, const Tensor& keys, const Ten
   const Tensor row = at::arange(unit, positions.options()).unsqueeze(1),
                column = at::arange(reach, positions.options());
   const Tensor distance = row + before - column;  // tokens back, [unit, reach]
-  const Tensor outside = (distance < 0).logical_or(distance > tail);
+  const Tensor outside = (distance < 0).bitwise_or(distance > tail);
   const Tensor first = positions.unsqueeze(1) + (at::arange(units, positions.options()) * unit - before);
   const Tensor before_start = (first.unsqueeze(-1) + column) < 0;  // [N, units, reach]
-  const Tensor hidden = outside.logical_or(before_start.view({sessions, 1, units, 1, reach}));
+  const Tensor hidden = outside.bitwise_or(before_start.view({sessions, 1, units, 1, reach}));
   const auto stretches = [&](const Tensor& t) {
     if (units == 1) return t.unsqueeze(2);
     return Stretches(at::constant_pad_nd(t, {0, 0, before - tail, 0}), units, unit, before);

@@ -50,6 +50,12 @@ Tensor InOrder(const Tensor& matrices) {
   return out;
 }
 
+Tensor RowsOf(const Tensor& table, const Tensor& indices) {
+  // Its derivative is cheap, and it is no operator of LibTorch 1.13's device `meta`, on which steps are tested.
+  if (c10::GradMode::is_enabled() || table.is_cpu()) return at::embedding(table, indices);
+  return table.index({indices});
+}
+
 Tensor Linear(const Tensor& input, const Tensor& weight) {
   return at::mm(input.reshape({-1, input.size(-1)}), weight.t()).view(WithLast(input, weight.size(0)));
 }

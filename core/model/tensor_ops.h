@@ -31,6 +31,9 @@ class Projection {
 // kernels leave a memory's weights.
 at::Tensor InOrder(const at::Tensor& matrices);
 
+// Rows [..., D] of a table [V, D] by their indices [...], int64.
+at::Tensor RowsOf(const at::Tensor& table, const at::Tensor& indices);
+
 // input [..., in], weight [out, in] -> [..., out]
 at::Tensor Linear(const at::Tensor& input, const at::Tensor& weight);
 

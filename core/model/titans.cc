@@ -195,7 +195,7 @@ BatchState Titans::InitialState(int64_t sessions) const {
 
 Titans::Output Titans::Forward(const Tensor& tokens, BatchState* state, Logits logits) const {
   const Tensor positions = at::tensor(state->offsets, at::kLong).to(tokens.device());
-  Tensor x = at::embedding(embedding_, tokens);
+  Tensor x = RowsOf(embedding_, tokens);
   std::vector<Tensor> surprises, writes;
   Output out;
   for (size_t i = 0; i < blocks_.size(); ++i) {
@@ -243,7 +243,7 @@ Tensor Titans::ForwardTogether(const Tensor& tokens, absl::Span<BatchState* cons
   std::vector<int64_t> offsets;
   for (const BatchState* const state : states) offsets.push_back(state->offsets[0]);
   const Tensor positions = at::tensor(offsets, at::kLong);
-  Tensor x = at::embedding(embedding_, tokens);
+  Tensor x = RowsOf(embedding_, tokens);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     std::vector<BlockState*> block_states;
     for (BatchState* const state : states) block_states.push_back(&state->blocks[i]);
@@ -263,7 +263,7 @@ const NeuralMemory& Titans::FirstMemory() const {
 Tensor Titans::FirstMemoryInput(const Tensor& tokens) const {
   BatchState state = InitialState(tokens.size(0));
   const Tensor positions = at::tensor(state.offsets, at::kLong).to(tokens.device());
-  Tensor x = at::embedding(embedding_, tokens);
+  Tensor x = RowsOf(embedding_, tokens);
   size_t i = 0;
   for (NeuralMemory::Output none; !blocks_[i]->memory; ++i) {
     x = blocks_[i]->Forward(x, positions, Block::States({&state.blocks[i]}), &none);
