@@ -51,7 +51,7 @@ ABSL_FLAG(std::vector<std::string>, models, std::vector<std::string>({"models/re
 ABSL_FLAG(bool, kinds, true, "engine: also models of every kind, width 256 and 512, with weights drawn at random");
 ABSL_FLAG(int, repeats, 9, "engine, service: of each measurement; medians are told");
 ABSL_FLAG(std::vector<std::string>, parts,
-          std::vector<std::string>({"start", "ingest", "appends", "offsets", "queries", "crowd"}),
+          std::vector<std::string>({"start", "ingest", "appends", "offsets", "queries", "states", "crowd"}),
           "service: what is measured");
 ABSL_FLAG(std::string, mnemosyned, "mnemosyned", "service: the server's program");
 ABSL_FLAG(std::string, scratch, "/tmp", "service: a folder on the disk to measure; mnemo-bench is made in it");

@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -17,8 +20,11 @@
 #include "absl/time/clock.h"
 #include "bench/server_process.h"
 #include "client/client.h"
+#include "core/base/file.h"
 #include "core/base/status_macros.h"
 #include "core/model/model.h"
+#include "core/model/parameters.h"
+#include "core/model/safetensors.h"
 
 namespace mnemosyne {
 
@@ -58,6 +64,7 @@ class ServiceBench {
   absl::Status Appends();
   absl::Status Offsets();
   absl::Status Queries();
+  absl::Status States();
   absl::Status Crowd();
 
  private:
@@ -356,6 +363,68 @@ absl::Status ServiceBench::Queries() {
   return Tell("decoding, 64 queries at once", Median(many), "tokens/s", "1 query", Median(many) / Median(one));
 }
 
+// A model of width 512 with eight memories, weights drawn at random: its states are larger than a core's caches.
+absl::Status WriteWideModel(const std::string& folder, std::mt19937_64& random) {
+  ModelConfig config;
+  config.vocab_size = 258;
+  config.dim = 512;
+  config.blocks.assign(8, BlockKind::kLmm);
+  config.heads = 8;
+  config.ff_dim = 512;
+  config.memory = {.heads = 8, .head_dim = 64, .depth = 2, .hidden = 128, .chunk = 64, .conv = 4, .max_grad_norm = 1};
+  std::vector<NamedTensor> tensors;
+  std::normal_distribution<float> normal;
+  for (const ParameterShape& one : ParameterShapes(config)) {
+    int64_t elements = 1;
+    for (const int64_t size : one.shape) elements *= size;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(one.shape.back()));
+    std::vector<float> values(elements);
+    for (float& value : values) value = scale * normal(random);
+    tensors.push_back({.name = one.name, .shape = one.shape, .values = std::move(values)});
+  }
+  std::filesystem::create_directories(folder);
+  RETURN_IF_ERROR(WriteFileAtomically(folder + "/config.json", FormatModelConfig(config)));
+  return WriteFileAtomically(folder + "/model.safetensors", FormatSafetensors(tensors));
+}
+
+absl::Status ServiceBench::States() {
+  const std::string folder = options_.scratch + "/mnemo-bench/wide";
+  RETURN_IF_ERROR(WriteWideModel(folder, random_));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, Model::Load(folder, {}));
+  const std::vector<int32_t> block(model->config().block_tokens(), 1);
+  const BlockResult step = model->StepBlocks({{model->InitialState(), block}})[0];
+  RETURN_IF_ERROR(step.status);
+  const std::string bytes = model->EncodeState(*step.state);
+  const auto size = static_cast<double>(bytes.size());
+  std::string copy = bytes;
+  absl::Status status;
+  const auto speed = [&](const auto& work) {  // bytes a second
+    const absl::Time begin = absl::Now();
+    for (int i = 0; i < 10; ++i) work();
+    return 10 * size / SecondsSince(begin);
+  };
+  const auto copy_once = [&] { std::memcpy(copy.data(), bytes.data(), bytes.size()); };
+  const std::vector<std::pair<std::string, std::function<void()>>> ways = {
+      {"to its bytes, checksummed",
+       [&] {
+         if (model->EncodeState(*step.state).size() != bytes.size()) status.Update(absl::InternalError("another size"));
+       }},
+      {"from its bytes, checked", [&] { status.Update(model->DecodeState(bytes).status()); }},
+      {"forked", [&] { model->NewFork(step.state); }}};
+  for (const auto& [what, work] : ways) {
+    std::vector<double> speeds, shares;
+    for (int i = 0; i < options_.repeats; ++i) {
+      const double before = speed(copy_once);
+      speeds.push_back(speed(work));
+      shares.push_back(speeds.back() / ((before + speed(copy_once)) / 2));
+    }
+    RETURN_IF_ERROR(status);
+    RETURN_IF_ERROR(Tell(absl::StrCat("a state of ", bytes.size() >> 20, " MiB, ", what), Median(speeds) / 1e9, "GB/s",
+                         "memcpy", Median(shares)));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ServiceBench::Crowd() {
   const int64_t block = model_->config().block_tokens(), state = model_->state_bytes();
   const auto name = [](int64_t s) { return absl::StrCat("c", s); };
@@ -408,7 +477,8 @@ absl::Status RunServiceBench(const ServiceBenchOptions& options, ResultFile* res
   using Part = absl::Status (ServiceBench::*)();
   const std::vector<std::pair<std::string, Part>> parts = {
       {"start", &ServiceBench::Start},     {"ingest", &ServiceBench::Ingest},   {"appends", &ServiceBench::Appends},
-      {"offsets", &ServiceBench::Offsets}, {"queries", &ServiceBench::Queries}, {"crowd", &ServiceBench::Crowd}};
+      {"offsets", &ServiceBench::Offsets}, {"queries", &ServiceBench::Queries}, {"states", &ServiceBench::States},
+      {"crowd", &ServiceBench::Crowd}};
   std::vector<std::string> known;
   for (const auto& [name, part] : parts) known.push_back(name);
   for (const std::string& name : options.parts) {

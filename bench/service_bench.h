@@ -15,7 +15,7 @@ struct ServiceBenchOptions {
   std::string mnemosyned;  // the program
   std::string model;       // a folder
   std::string scratch;     // a folder on the disk that is measured
-  // start, ingest, appends, offsets, queries, crowd; in this order, whatever theirs
+  // start, ingest, appends, offsets, queries, states, crowd; in this order, whatever theirs
   std::vector<std::string> parts;
   int workers = 2;
   int repeats = 5;                // of each measurement; medians are told

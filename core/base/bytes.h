@@ -25,6 +25,7 @@ static_assert(std::endian::native == std::endian::little, "the file formats are 
 
 class ByteWriter {
  public:
+  void Reserve(size_t bytes) { bytes_.reserve(bytes); }
   void U8(uint8_t value) { Put(value); }
   void U32(uint32_t value) { Put(value); }
   void U64(uint64_t value) { Put(value); }

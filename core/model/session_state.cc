@@ -37,15 +37,16 @@ std::vector<StateTensor> StateTensors(const BatchState& state) {
 }
 
 std::string EncodeSessionState(const SessionState& state, absl::string_view fingerprint) {
-  std::vector<at::Tensor> hosts;  // what the views below look at
-  std::vector<StoredTensor> stored;
-  for (const StateTensor& one : StateTensors(state.batch())) {
-    // The one copy off the device.
-    const at::Tensor& host = hosts.emplace_back(InOrder(one.tensor.to(at::kCPU, at::kFloat)));
-    stored.push_back({{one.name, host.sizes().vec()},
-                      {static_cast<const char*>(host.data_ptr()), static_cast<size_t>(host.nbytes())}});
+  const std::vector<StateTensor> tensors = StateTensors(state.batch());
+  size_t bytes = 0;
+  for (const StateTensor& one : tensors) bytes += one.tensor.numel() * sizeof(float);
+  StateFormatter formatter(fingerprint, state.offset(), tensors.size(), bytes);
+  for (const StateTensor& one : tensors) {
+    const at::Tensor host = InOrder(one.tensor.to(at::kCPU, at::kFloat));  // the one copy off the device
+    formatter.Add({{one.name, host.sizes().vec()},
+                   {static_cast<const char*>(host.data_ptr()), static_cast<size_t>(host.nbytes())}});
   }
-  return FormatState(fingerprint, state.offset(), stored);
+  return formatter.Finish();
 }
 
 absl::StatusOr<StatePtr> DecodeSessionState(absl::string_view bytes, absl::string_view fingerprint,

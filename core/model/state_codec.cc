@@ -58,21 +58,34 @@ absl::StatusOr<absl::string_view> ReadTensor(const StoredShape& shape, ByteReade
 
 }  // namespace
 
+StateFormatter::StateFormatter(absl::string_view fingerprint, int64_t offset, size_t tensors, size_t bytes) {
+  constexpr size_t kHeaderBytes = 128;  // room for what stands before the values of a tensor, and before all
+  out_.Reserve(bytes + (tensors + 1) * kHeaderBytes);
+  out_.Raw(kMagic);
+  out_.U32(kVersion);
+  out_.Sized(fingerprint);
+  out_.I64(offset);
+  out_.U32(tensors);
+}
+
+void StateFormatter::Add(const StoredTensor& tensor) {
+  out_.Sized(tensor.shape.name);
+  out_.U32(tensor.shape.sizes.size());
+  for (const int64_t size : tensor.shape.sizes) out_.I64(size);
+  out_.Raw(tensor.values);
+}
+
+std::string StateFormatter::Finish() {
+  out_.U64(Checksum64(out_.bytes()));
+  return out_.Take();
+}
+
 std::string FormatState(absl::string_view fingerprint, int64_t offset, absl::Span<const StoredTensor> tensors) {
-  ByteWriter out;
-  out.Raw(kMagic);
-  out.U32(kVersion);
-  out.Sized(fingerprint);
-  out.I64(offset);
-  out.U32(tensors.size());
-  for (const StoredTensor& one : tensors) {
-    out.Sized(one.shape.name);
-    out.U32(one.shape.sizes.size());
-    for (const int64_t size : one.shape.sizes) out.I64(size);
-    out.Raw(one.values);
-  }
-  out.U64(Checksum64(out.bytes()));
-  return out.Take();
+  size_t bytes = 0;
+  for (const StoredTensor& one : tensors) bytes += one.values.size();
+  StateFormatter formatter(fingerprint, offset, tensors.size(), bytes);
+  for (const StoredTensor& one : tensors) formatter.Add(one);
+  return formatter.Finish();
 }
 
 absl::StatusOr<StoredState> ParseState(absl::string_view bytes, absl::string_view fingerprint, int64_t block_tokens,

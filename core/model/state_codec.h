@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "core/base/bytes.h"
 
 namespace mnemosyne {
 
@@ -30,6 +31,18 @@ struct StoredState {
 };
 
 std::string FormatState(absl::string_view fingerprint, int64_t offset, absl::Span<const StoredTensor> tensors);
+
+// The same, a tensor after another: each is copied when it is added.
+class StateFormatter {
+ public:
+  // `tensors`: how many there will be; `bytes`: of their values in all.
+  StateFormatter(absl::string_view fingerprint, int64_t offset, size_t tensors, size_t bytes);
+  void Add(const StoredTensor& tensor);
+  std::string Finish();
+
+ private:
+  ByteWriter out_;
+};
 
 // The tensors must be those of `shapes`, in their order. DATA_LOSS says what is wrong; FAILED_PRECONDITION: of another
 // fingerprint or version.
