@@ -278,7 +278,7 @@ absl::Status RunEngineBench(const EngineBenchOptions& options, ResultFile* resul
   const c10::InferenceMode inference;
   std::vector<std::unique_ptr<Model>> models;  // first: what cannot be loaded is said before minutes of measuring
   for (const std::string& folder : options.models) {
-    ASSIGN_OR_RETURN(models.emplace_back(), Model::Load(folder, {}));
+    ASSIGN_OR_RETURN(models.emplace_back(), Model::Load(folder, {.weights = options.weights}));
   }
   std::printf("%s; G %.1f GFLOP/s\n", BlasDescription().c_str(), Reference().Measure() / 1e9);
   RETURN_IF_ERROR(BenchProducts(options, results));

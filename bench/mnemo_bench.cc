@@ -48,6 +48,7 @@ ABSL_FLAG(uint64_t, seed, 1, "which needles, depths and places of the haystack")
 ABSL_FLAG(std::string, model, "", "the model; empty: the server's default");
 ABSL_FLAG(std::vector<std::string>, models, std::vector<std::string>({"models/recall"}),
           "engine: model folders; service: its first");
+ABSL_FLAG(std::string, weights, "float32", "engine: what the models' weights are kept as: float32 or bfloat16");
 ABSL_FLAG(bool, kinds, true, "engine: also models of every kind, width 256 and 512, with weights drawn at random");
 ABSL_FLAG(int, repeats, 9, "engine, service: of each measurement; medians are told");
 ABSL_FLAG(std::vector<std::string>, parts,
@@ -151,6 +152,7 @@ absl::Status Measure(absl::Status (*measure)(RecallBench*)) {
 absl::Status Engine() {
   ASSIGN_OR_RETURN(ResultFile results, ResultFile::Open(absl::GetFlag(FLAGS_json), /*resume=*/false));
   return RunEngineBench({.models = absl::GetFlag(FLAGS_models),
+                         .weights = absl::GetFlag(FLAGS_weights),
                          .kinds = absl::GetFlag(FLAGS_kinds),
                          .repeats = std::max(1, absl::GetFlag(FLAGS_repeats)),
                          .seconds = absl::GetFlag(FLAGS_seconds)},

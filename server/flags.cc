@@ -120,6 +120,15 @@ std::vector<Flag> FlagsInto(ServerFlags* out) {
          return absl::OkStatus();
        }},
       Text("device", "cpu", "Device that the models run on: cpu, cuda or cuda:N.", &engine.device),
+      {"weights", "float32",
+       "What the models' weights are kept as: float32, or bfloat16 (half the memory, on a CPU). To sessions another is "
+       "another model.",
+       false,
+       [&engine](absl::string_view text) -> absl::Status {
+         if (text != "float32" && text != "bfloat16") return Bad("float32 or bfloat16");
+         engine.weights = std::string(text);
+         return absl::OkStatus();
+       }},
       Count("workers", "0", "Threads that run the models. 0: as many as cores on a CPU, 1 on another device.", 0, 1024,
             &engine.workers),
       Bytes("max_resident_bytes", "1GiB", "Memory for the states of sessions; the least used are evicted.", 1,

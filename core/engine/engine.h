@@ -252,6 +252,7 @@ class Engine {
     std::string data_path = "data";
     std::vector<ModelSource> models;                // the first is the default
     std::string device = "cpu";                     // a LibTorch device
+    std::string weights = "float32";                // or "bfloat16": other models to a data folder
     int workers = 0;                                // 0: as many as cores on a CPU, 1 on another device
     int64_t max_resident_bytes = int64_t{1} << 30;  // of session states
     int64_t max_backlog_tokens = 65536;             // accepted and not memorized, a session

@@ -38,9 +38,15 @@ constexpr int64_t kTileColumns = 2 * kLanes;
 // As many sums as registers hold beside the two vectors of B and one of A.
 constexpr int kTileRows = HWY_LANES(float) >= 16 ? 12 : 6;
 
+// A vector of the right side, which may be kept narrow.
+HWY_INLINE FloatVec LoadRight(FloatTag d, const float* from) { return hn::LoadU(d, from); }
+HWY_INLINE FloatVec LoadRight(FloatTag d, const hwy::bfloat16_t* from) {
+  return hn::PromoteTo(d, hn::LoadU(hn::Rebind<hwy::bfloat16_t, FloatTag>(), from));
+}
+
 // c [kRows, 2 vectors] of one tile, summed over k in order: a row's bits do not depend on kRows.
-template <int kRows, Into kInto>
-HWY_INLINE void Tile(const Strided& a, const float* HWY_RESTRICT b, int64_t b_stride, int64_t depth,
+template <int kRows, Into kInto, typename Right>
+HWY_INLINE void Tile(const Strided& a, const Right* HWY_RESTRICT b, int64_t b_stride, int64_t depth,
                      float* HWY_RESTRICT c, int64_t c_stride) {
   const FloatTag d;
   FloatVec left[kRows], right[kRows];
@@ -51,7 +57,7 @@ HWY_INLINE void Tile(const Strided& a, const float* HWY_RESTRICT b, int64_t b_st
   }
   const float* at = a.values;
   for (int64_t k = 0; k < depth; ++k) {
-    const FloatVec b0 = hn::LoadU(d, b), b1 = hn::LoadU(d, b + kLanes);
+    const FloatVec b0 = LoadRight(d, b), b1 = LoadRight(d, b + kLanes);
     HWY_UNROLL(16)
     for (int r = 0; r < kRows; ++r) {
       const FloatVec factor = hn::Set(d, at[r * a.row_stride]);
@@ -73,8 +79,8 @@ HWY_INLINE void Tile(const Strided& a, const float* HWY_RESTRICT b, int64_t b_st
   }
 }
 
-template <int kRows, Into kInto>
-HWY_INLINE void TileOfRows(int64_t rows, const Strided& a, const float* b, int64_t b_stride, int64_t depth, float* c,
+template <int kRows, Into kInto, typename Right>
+HWY_INLINE void TileOfRows(int64_t rows, const Strided& a, const Right* b, int64_t b_stride, int64_t depth, float* c,
                            int64_t c_stride) {
   if constexpr (kRows > 1) {
     if (rows < kRows) return TileOfRows<kRows - 1, kInto>(rows, a, b, b_stride, depth, c, c_stride);
@@ -83,8 +89,8 @@ HWY_INLINE void TileOfRows(int64_t rows, const Strided& a, const float* b, int64
 }
 
 // c [rows, columns], columns <= kTileColumns; b's rows may be read to kTileColumns.
-template <Into kInto>
-HWY_NOINLINE void Columns(const Strided& a, int64_t rows, const float* b, int64_t b_stride, int64_t depth, float* c,
+template <Into kInto, typename Right>
+HWY_NOINLINE void Columns(const Strided& a, int64_t rows, const Right* b, int64_t b_stride, int64_t depth, float* c,
                           int64_t c_stride, int64_t columns) {
   for (int64_t r = 0; r < rows; r += kTileRows) {
     const int64_t here = std::min<int64_t>(kTileRows, rows - r);
@@ -107,8 +113,8 @@ HWY_NOINLINE void Columns(const Strided& a, int64_t rows, const float* b, int64_
 // c [1, kWide vectors], summed in the order of Tile. A matrix that one row is multiplied by comes from far away, and
 // memory likes to be read in its own order.
 constexpr int kWide = 8;
-template <Into kInto>
-HWY_NOINLINE void WideRow(const Strided& a, const float* HWY_RESTRICT b, int64_t b_stride, int64_t depth,
+template <Into kInto, typename Right>
+HWY_NOINLINE void WideRow(const Strided& a, const Right* HWY_RESTRICT b, int64_t b_stride, int64_t depth,
                           float* HWY_RESTRICT c) {
   const FloatTag d;
   FloatVec sum[kWide];
@@ -119,7 +125,7 @@ HWY_NOINLINE void WideRow(const Strided& a, const float* HWY_RESTRICT b, int64_t
     const FloatVec factor = hn::Set(d, *at);
     HWY_UNROLL(8)
     for (int i = 0; i < kWide; ++i) {
-      const FloatVec v = hn::LoadU(d, b + i * kLanes);
+      const FloatVec v = LoadRight(d, b + i * kLanes);
       sum[i] = kInto == Into::kSubtract ? hn::NegMulAdd(factor, v, sum[i]) : hn::MulAdd(factor, v, sum[i]);
     }
     at += a.column_stride;
@@ -131,8 +137,8 @@ HWY_NOINLINE void WideRow(const Strided& a, const float* HWY_RESTRICT b, int64_t
 
 // c [rows, columns] = (+=, -=) a [rows, depth] b [depth, columns]. b's rows may be read to the next multiple of
 // kPanelColumns.
-template <Into kInto>
-HWY_INLINE void Product(const Strided& a, int64_t rows, int64_t depth, const float* b, int64_t b_stride,
+template <Into kInto, typename Right>
+HWY_INLINE void Product(const Strided& a, int64_t rows, int64_t depth, const Right* b, int64_t b_stride,
                         int64_t columns, float* c, int64_t c_stride) {
   int64_t j = 0;
   for (; rows == 1 && columns - j >= kWide * kLanes; j += kWide * kLanes) {

@@ -17,8 +17,15 @@ namespace HWY_NAMESPACE {
 void MultiplyPacked(const float* x, int64_t x_stride, const PackedMatrix& weight, int64_t rows, float* y,
                     int64_t y_stride) {
   for (int64_t begin = 0; begin < weight.outputs(); begin += kPanelColumns) {
-    Product<Into::kSet>({x, x_stride}, rows, weight.inputs(), weight.panel(begin / kPanelColumns), kPanelColumns,
-                        std::min(kPanelColumns, weight.outputs() - begin), y + begin, y_stride);
+    const int64_t index = begin / kPanelColumns, columns = std::min(kPanelColumns, weight.outputs() - begin);
+    const auto multiply = [&](const auto* panel) {
+      Product<Into::kSet>({x, x_stride}, rows, weight.inputs(), panel, kPanelColumns, columns, y + begin, y_stride);
+    };
+    if (weight.type() == WeightType::kBFloat16) {
+      multiply(weight.narrow_panel(index));
+    } else {
+      multiply(weight.panel(index));
+    }
   }
 }
 
@@ -31,13 +38,37 @@ namespace mnemosyne {
 
 HWY_EXPORT(MultiplyPacked);
 
-PackedMatrix::PackedMatrix(const float* values, int64_t outputs, int64_t inputs)
-    : outputs_(outputs), inputs_(inputs), panels_(hwy::AllocateAligned<float>(RoundUpToPanel(outputs) * inputs)) {
-  if (panels_ == nullptr) throw std::bad_alloc();
-  std::memset(panels_.get(), 0, RoundUpToPanel(outputs) * inputs * sizeof(float));
+namespace {
+
+hwy::bfloat16_t ToNearest(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  hwy::bfloat16_t narrow;
+  narrow.bits = static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);  // weights are finite
+  return narrow;
+}
+
+template <typename Value, typename Convert>
+hwy::AlignedFreeUniquePtr<Value[]> Panels(const float* values, int64_t outputs, int64_t inputs,
+                                          const Convert& convert) {
+  auto panels = hwy::AllocateAligned<Value>(RoundUpToPanel(outputs) * inputs);
+  if (panels == nullptr) throw std::bad_alloc();
+  std::memset(static_cast<void*>(panels.get()), 0, RoundUpToPanel(outputs) * inputs * sizeof(Value));
   for (int64_t o = 0; o < outputs; ++o) {
-    float* const to = panels_.get() + o / kPanelColumns * inputs * kPanelColumns + o % kPanelColumns;
-    for (int64_t i = 0; i < inputs; ++i) to[i * kPanelColumns] = values[o * inputs + i];
+    Value* const to = panels.get() + o / kPanelColumns * inputs * kPanelColumns + o % kPanelColumns;
+    for (int64_t i = 0; i < inputs; ++i) to[i * kPanelColumns] = convert(values[o * inputs + i]);
+  }
+  return panels;
+}
+
+}  // namespace
+
+PackedMatrix::PackedMatrix(const float* values, int64_t outputs, int64_t inputs, WeightType type)
+    : outputs_(outputs), inputs_(inputs), type_(type) {
+  if (type == WeightType::kBFloat16) {
+    narrow_panels_ = Panels<hwy::bfloat16_t>(values, outputs, inputs, ToNearest);
+  } else {
+    panels_ = Panels<float>(values, outputs, inputs, [](float value) { return value; });
   }
 }
 

@@ -8,8 +8,11 @@
 #pragma once
 
 #include <hwy/aligned_allocator.h>
+#include <hwy/base.h>
 
 #include <cstdint>
+
+#include "core/kernels/weight_type.h"
 
 namespace mnemosyne {
 
@@ -27,15 +30,22 @@ constexpr int64_t PaddedStride(int64_t columns) { return RoundUpToPanel(columns)
 // with zeros.
 class PackedMatrix {
  public:
-  PackedMatrix(const float* values, int64_t outputs, int64_t inputs);
+  PackedMatrix(const float* values, int64_t outputs, int64_t inputs, WeightType type = WeightType::kFloat32);
 
   int64_t outputs() const { return outputs_; }
   int64_t inputs() const { return inputs_; }
+  WeightType type() const { return type_; }
+  // Of the matrix's type: one of them.
   const float* panel(int64_t index) const { return panels_.get() + index * inputs_ * kPanelColumns; }
+  const hwy::bfloat16_t* narrow_panel(int64_t index) const {
+    return narrow_panels_.get() + index * inputs_ * kPanelColumns;
+  }
 
  private:
   int64_t outputs_ = 0, inputs_ = 0;
+  WeightType type_;
   hwy::AlignedFreeUniquePtr<float[]> panels_;
+  hwy::AlignedFreeUniquePtr<hwy::bfloat16_t[]> narrow_panels_;
 };
 
 // y [rows, outputs] = x [rows, inputs] weight^T; strides are those of rows.

@@ -12,9 +12,9 @@ using at::Tensor;
 
 namespace {
 
-PackedMatrix Packed(const Tensor& weight) {
+PackedMatrix Packed(const Tensor& weight, WeightType type) {
   const Tensor rows = weight.contiguous();
-  return PackedMatrix(rows.data_ptr<float>(), rows.size(0), rows.size(1));
+  return PackedMatrix(rows.data_ptr<float>(), rows.size(0), rows.size(1), type);
 }
 
 // A bound that is too small for a float is still one.
@@ -53,10 +53,10 @@ CpuMemory::CpuMemory(const ModelConfig& config, const MemoryParameters& paramete
       shape_{config_.head_dim, config_.depth, config_.hidden,   config_.chunk,
              config_.momentum, config_.decay, config_.residual, GradientBound(config_.max_grad_norm)},
       norm_eps_(static_cast<float>(config.norm_eps)),
-      qkv_(Packed(parameters.in_weight.narrow(0, 0, 3 * config_.inner()))),
-      out_gate_(Packed(parameters.in_weight.narrow(0, 3 * config_.inner(), config_.inner()))),
-      gates_(Packed(parameters.in_weight.narrow(0, 4 * config_.inner(), 3 * config_.heads))),
-      out_(Packed(parameters.out)),
+      qkv_(Packed(parameters.in_weight.narrow(0, 0, 3 * config_.inner()), parameters.weight_type)),
+      out_gate_(Packed(parameters.in_weight.narrow(0, 3 * config_.inner(), config_.inner()), parameters.weight_type)),
+      gates_(Packed(parameters.in_weight.narrow(0, 4 * config_.inner(), 3 * config_.heads), WeightType::kFloat32)),
+      out_(Packed(parameters.out, parameters.weight_type)),
       gates_bias_(parameters.gates_bias.contiguous()),
       conv_taps_(
           at::constant_pad_nd(parameters.conv_weight.t(), {0, PaddedStride(3 * config_.inner()) - 3 * config_.inner()})

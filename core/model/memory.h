@@ -13,19 +13,21 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "core/kernels/weight_type.h"
 #include "core/model/config.h"
 
 namespace mnemosyne {
 
 struct MemoryParameters {
-  at::Tensor in_weight;          // [4 H d + 3 H, D]: q, k, v, out_gate, gates in one product
-  at::Tensor gates_bias;         // [3 H]: theta, eta, alpha
-  at::Tensor conv_weight;        // [3 H d, K]: q, k, v; oldest tap first
-  at::Tensor conv_bias;          // [3 H d]
-  std::vector<at::Tensor> init;  // a layer each: [H, out, in]
-  at::Tensor norm;               // [d]
-  at::Tensor out;                // [D, H d]
-  at::Tensor q_context;          // [H d, D]; mac only
+  at::Tensor in_weight;                           // [4 H d + 3 H, D]: q, k, v, out_gate, gates in one product
+  at::Tensor gates_bias;                          // [3 H]: theta, eta, alpha
+  at::Tensor conv_weight;                         // [3 H d, K]: q, k, v; oldest tap first
+  at::Tensor conv_bias;                           // [3 H d]
+  std::vector<at::Tensor> init;                   // a layer each: [H, out, in]
+  at::Tensor norm;                                // [d]
+  at::Tensor out;                                 // [D, H d]
+  at::Tensor q_context;                           // [H d, D]; mac only
+  WeightType weight_type = WeightType::kFloat32;  // of the projections, where kernels compute
 };
 
 // The tokens of a chunk that is not whole yet: what decoding needs so as not to compute them again.

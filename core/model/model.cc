@@ -121,12 +121,12 @@ class TitansFork final : public Fork {
 class TitansModel final : public Model {
  public:
   TitansModel(ModelConfig config, std::unique_ptr<Tokenizer> tokenizer, std::string fingerprint,
-              const std::map<std::string, at::Tensor>& parameters, at::Device device)
+              const std::map<std::string, at::Tensor>& parameters, at::Device device, WeightType weight_type)
       : config_(std::move(config)),
         tokenizer_(std::move(tokenizer)),
         fingerprint_(std::move(fingerprint)),
         device_(device),
-        titans_(config_, parameters),
+        titans_(config_, parameters, weight_type),
         initial_(std::make_shared<SessionState>(titans_.InitialState(1))) {
     for (const auto& [name, tensor] : parameters) parameter_count_ += tensor.numel();
     for (const StateTensor& one : StateTensors(initial_->batch())) state_bytes_ += one.tensor.nbytes();
@@ -246,6 +246,15 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& folder, co
     absl::StrAppend(&identity, "\ntokenizer ", Fingerprint(file));
   }
 
+  const bool is_narrow = options.weights == "bfloat16";
+  if (!is_narrow && options.weights != "float32") {
+    return absl::InvalidArgumentError(absl::StrCat("weights are float32 or bfloat16, not '", options.weights, "'"));
+  }
+  if (is_narrow && options.device != "cpu") {
+    return absl::InvalidArgumentError(absl::StrCat("weights of bfloat16 are for the device cpu, not ", options.device));
+  }
+  if (is_narrow) absl::StrAppend(&identity, "\nbfloat16");
+
   std::unique_ptr<Model> model;
   RETURN_IF_ERROR(CatchTorch(absl::StrCat("loading '", folder, "' on device '", options.device, "'"), [&] {
     const c10::InferenceMode inference;
@@ -255,7 +264,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& folder, co
       parameters[one.name] = at::tensor(one.values, at::kFloat).view(one.shape).to(device);
     }
     model = std::make_unique<TitansModel>(*std::move(config), std::move(tokenizer), Fingerprint(identity), parameters,
-                                          device);
+                                          device, is_narrow ? WeightType::kBFloat16 : WeightType::kFloat32);
     return absl::OkStatus();
   }));
   return model;

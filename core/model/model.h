@@ -54,14 +54,18 @@ class Model {
  public:
   struct Options {
     std::string device = "cpu";  // a LibTorch device string
+    // What the weights are kept as: "float32", or "bfloat16", on a CPU only. With another it is another model, by its
+    // fingerprint: their states are not each other's.
+    std::string weights = "float32";
   };
   // NOT_FOUND for a missing folder or file, INVALID_ARGUMENT or DATA_LOSS for a broken one; the message names it.
+  // INVALID_ARGUMENT for weights that there are not.
   static absl::StatusOr<std::unique_ptr<Model>> Load(const std::string& folder, const Options& options);
   virtual ~Model() = default;
 
   virtual const ModelConfig& config() const = 0;
   virtual const Tokenizer& tokenizer() const = 0;
-  // 32 hex digits over config.json's meaning, every weight and the tokenizer's file.
+  // 32 hex digits over config.json's meaning, every weight, their type and the tokenizer's file.
   virtual const std::string& fingerprint() const = 0;
   virtual int64_t parameter_count() const = 0;
   virtual int64_t state_bytes() const = 0;  // of one session's state, resident

@@ -24,10 +24,10 @@ bool KernelsFit(const Tensor& tensor) {
   return tensor.is_cpu() && tensor.scalar_type() == at::kFloat && !c10::GradMode::is_enabled();
 }
 
-Projection::Projection(Tensor weight) : weight_(std::move(weight)) {
+Projection::Projection(Tensor weight, WeightType type) : weight_(std::move(weight)) {
   if (!weight_.defined() || !KernelsFit(weight_)) return;
   const Tensor rows = weight_.contiguous();
-  packed_ = std::make_shared<const PackedMatrix>(rows.data_ptr<float>(), rows.size(0), rows.size(1));
+  packed_ = std::make_shared<const PackedMatrix>(rows.data_ptr<float>(), rows.size(0), rows.size(1), type);
 }
 
 Tensor Projection::operator()(const Tensor& x) const {

@@ -17,7 +17,7 @@ bool KernelsFit(const at::Tensor& tensor);
 class Projection {
  public:
   Projection() = default;  // not defined
-  explicit Projection(at::Tensor weight);
+  explicit Projection(at::Tensor weight, WeightType type = WeightType::kFloat32);
 
   at::Tensor operator()(const at::Tensor& x) const;  // [..., in] -> [..., out]
   const at::Tensor& weight() const { return weight_; }

@@ -31,8 +31,9 @@ class Scope {
   const std::string prefix_;
 };
 
-MemoryParameters MemoryParametersOf(const ModelConfig& config, const Scope& scope) {
+MemoryParameters MemoryParametersOf(const ModelConfig& config, const Scope& scope, WeightType weight_type) {
   MemoryParameters p;
+  p.weight_type = weight_type;
   p.in_weight = at::cat(
       {scope["q.weight"], scope["k.weight"], scope["v.weight"], scope["out_gate.weight"], scope["gates.weight"]});
   p.gates_bias = scope["gates.bias"];
@@ -45,9 +46,9 @@ MemoryParameters MemoryParametersOf(const ModelConfig& config, const Scope& scop
   return p;
 }
 
-AttentionParameters AttentionParametersOf(const Scope& scope) {
-  return {Projection(at::cat({scope["q.weight"], scope["k.weight"], scope["v.weight"]})), Projection(scope["o.weight"]),
-          scope.Optional("persistent_k"), scope.Optional("persistent_v")};
+AttentionParameters AttentionParametersOf(const Scope& scope, WeightType weight_type) {
+  return {Projection(at::cat({scope["q.weight"], scope["k.weight"], scope["v.weight"]}), weight_type),
+          Projection(scope["o.weight"], weight_type), scope.Optional("persistent_k"), scope.Optional("persistent_v")};
 }
 
 }  // namespace
@@ -67,7 +68,7 @@ struct Titans::Block {
     BlockState* only = nullptr;  // where there is one
   };
 
-  Block(const ModelConfig& config, BlockKind kind, const Scope& scope)
+  Block(const ModelConfig& config, BlockKind kind, const Scope& scope, WeightType weight_type)
       : config(config),
         kind(kind),
         norm1(scope["norm1.weight"]),
@@ -75,11 +76,11 @@ struct Titans::Block {
         norm3(scope.Optional("norm3.weight")),
         gate_attn_norm(scope.Optional("gate.attn_norm.weight")),
         gate_memory_norm(scope.Optional("gate.memory_norm.weight")),
-        gate_mix(Projection(scope.Optional("gate.mix.weight"))),
-        ff_up(Projection(scope["ff.up.weight"])),
-        ff_down(Projection(scope["ff.down.weight"])) {
-    if (HasMemory(kind)) memory.emplace(config, MemoryParametersOf(config, scope.In("memory.")));
-    if (HasAttention(kind)) attention.emplace(config, AttentionParametersOf(scope.In("attn.")));
+        gate_mix(Projection(scope.Optional("gate.mix.weight"), weight_type)),
+        ff_up(Projection(scope["ff.up.weight"], weight_type)),
+        ff_down(Projection(scope["ff.down.weight"], weight_type)) {
+    if (HasMemory(kind)) memory.emplace(config, MemoryParametersOf(config, scope.In("memory."), weight_type));
+    if (HasAttention(kind)) attention.emplace(config, AttentionParametersOf(scope.In("attn."), weight_type));
   }
 
   Tensor Norm(const Tensor& x, const Tensor& weight) const { return RmsNorm(x, weight, config.norm_eps); }
@@ -169,14 +170,15 @@ struct Titans::Block {
   std::optional<Attention> attention;
 };
 
-Titans::Titans(const ModelConfig& config, const std::map<std::string, Tensor>& parameters)
+Titans::Titans(const ModelConfig& config, const std::map<std::string, Tensor>& parameters, WeightType weight_type)
     : config_(config),
       embedding_(parameters.at("embed.weight")),
       norm_(parameters.at("norm.weight")),
-      head_(Projection(config.tie_embeddings ? embedding_ : parameters.at("head.weight"))) {
+      head_(Projection(config.tie_embeddings ? embedding_ : parameters.at("head.weight"), weight_type)) {
   const Scope root(parameters, "");
   for (size_t i = 0; i < config.blocks.size(); ++i) {
-    blocks_.push_back(std::make_unique<Block>(config_, config.blocks[i], root.In(absl::StrCat("blocks.", i, "."))));
+    blocks_.push_back(
+        std::make_unique<Block>(config_, config.blocks[i], root.In(absl::StrCat("blocks.", i, ".")), weight_type));
   }
 }
 

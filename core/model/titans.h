@@ -38,7 +38,10 @@ struct BatchState {
 class Titans {
  public:
   // `parameters`: every name of ParameterShapes(config), of its shape; all of one dtype and device.
-  Titans(const ModelConfig& config, const std::map<std::string, at::Tensor>& parameters);
+  // `weight_type`: what kernels keep the matrices of; the memory's gates, its weights and all that is added stay as
+  // given.
+  Titans(const ModelConfig& config, const std::map<std::string, at::Tensor>& parameters,
+         WeightType weight_type = WeightType::kFloat32);
   ~Titans();
 
   BatchState InitialState(int64_t sessions) const;

@@ -1,5 +1,8 @@
 #include "core/kernels/product.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "tests/core/kernels/kernel_fixture.h"
 
 namespace mnemosyne {
@@ -7,13 +10,24 @@ namespace {
 
 using ProductTest = KernelTest;
 
+// Of the two numbers with 7 bits of mantissa around it, the nearer one.
+float NearestBFloat16(float value) {
+  int exponent = 0;
+  std::frexp(value, &exponent);
+  const float step = std::ldexp(1.0f, exponent - 8);
+  return std::nearbyint(value / step) * step;  // to even between two
+}
+
 TEST_F(ProductTest, AgreesWithItsDefinitionInDouble) {
   OnEveryTarget([&] {
     for (int round = 0; round < 200; ++round) {
       const int64_t rows = 1 + Below(40), inputs = 1 + Below(150), outputs = 1 + Below(150);
       const int64_t x_stride = inputs + Below(5), y_stride = outputs + Below(5);
-      const std::vector<float> x = Drawn(rows * x_stride), weight = Drawn(outputs * inputs);
-      const PackedMatrix packed(weight.data(), outputs, inputs);
+      const std::vector<float> x = Drawn(rows * x_stride);
+      std::vector<float> weight = Drawn(outputs * inputs);
+      const WeightType type = round % 3 == 0 ? WeightType::kBFloat16 : WeightType::kFloat32;
+      const PackedMatrix packed(weight.data(), outputs, inputs, type);
+      if (type == WeightType::kBFloat16) std::transform(weight.begin(), weight.end(), weight.begin(), NearestBFloat16);
       std::vector<float> y(rows * y_stride, 7.0f);
       Multiply(x.data(), x_stride, packed, rows, y.data(), y_stride);
       for (int64_t r = 0; r < rows; ++r) {
@@ -34,7 +48,8 @@ TEST_F(ProductTest, ARowHasTheSameBitsAmongAnyOthers) {
     for (int round = 0; round < 50; ++round) {
       const int64_t rows = 2 + Below(130), inputs = 1 + Below(300), outputs = 1 + Below(200);
       const std::vector<float> x = Drawn(rows * inputs), weight = Drawn(outputs * inputs);
-      const PackedMatrix packed(weight.data(), outputs, inputs);
+      const PackedMatrix packed(weight.data(), outputs, inputs,
+                                round % 2 == 0 ? WeightType::kFloat32 : WeightType::kBFloat16);
       std::vector<float> together(rows * outputs), alone(outputs);
       Multiply(x.data(), inputs, packed, rows, together.data(), outputs);
       for (int64_t r = 0; r < rows; ++r) {

@@ -93,6 +93,27 @@ TEST_F(ModelTest, AnotherModelsStateIsRefused) {
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr(model_->fingerprint())));
 }
 
+TEST_F(ModelTest, WeightsOfBFloat16AreAnotherModelThatAnswersNearly) {
+  const auto narrow = Model::Load(folder_.path(), {.weights = "bfloat16"});
+  ASSERT_OK(narrow);
+  EXPECT_NE((*narrow)->fingerprint(), model_->fingerprint());
+  const auto tokens = RandomTokens(150);
+  const auto exact = model_->NewFork(model_->InitialState()), rounded = (*narrow)->NewFork((*narrow)->InitialState());
+  ASSERT_OK(exact->Feed(tokens));
+  ASSERT_OK(rounded->Feed(tokens));
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < exact->logits().size(); ++i) {
+    difference += std::pow(exact->logits()[i] - rounded->logits()[i], 2);
+    size += std::pow(exact->logits()[i], 2);
+  }
+  EXPECT_GT(difference, 0);
+  EXPECT_LT(std::sqrt(difference / size), 0.1);
+  EXPECT_THAT(Model::Load(folder_.path(), {.weights = "int3"}).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'int3'")));
+  EXPECT_THAT(Model::Load(folder_.path(), {.device = "cuda", .weights = "bfloat16"}).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("cuda")));
+}
+
 TEST_F(ModelTest, AForkLeavesTheStateAsItWas) {
   const StatePtr state = After(2);
   const std::string before = model_->EncodeState(*state);
