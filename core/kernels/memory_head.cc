@@ -167,9 +167,7 @@ class MemoryHead {
                           held_.weights[l], stride, shape_.out(l), before_[l], stride);
       if (l + 1 == depth) break;
       for (int64_t t = 0; t < count; ++t) {
-        ForEach(
-            shape_.out(l), held_.inputs[l + 1] + (first + t) * in_stride_[l + 1],
-            [](FloatTag tag, FloatVec v) HWY_ATTR { return Silu(tag, v); }, before_[l] + t * stride);
+        SiluAndGrad(shape_.out(l), before_[l] + t * stride, held_.inputs[l + 1] + (first + t) * in_stride_[l + 1]);
       }
     }
     for (int64_t t = 0; t < count; ++t) {
@@ -194,8 +192,7 @@ class MemoryHead {
       for (int64_t t = 0; t < count; ++t) {
         float* const row = below + t * out_stride_[l - 1];
         ForEach(
-            shape_.in(l), row,
-            [](FloatTag tag, FloatVec v, FloatVec x) HWY_ATTR { return hn::Mul(v, SiluGrad(tag, x)); }, row,
+            shape_.in(l), row, [](FloatTag, FloatVec v, FloatVec grad) HWY_ATTR { return hn::Mul(v, grad); }, row,
             before_[l - 1] + t * out_stride_[l - 1]);
       }
     }
@@ -287,12 +284,16 @@ class MemoryHead {
       }
       for (int64_t r = 0; r < rows; ++r) {
         float* const row = y + r * width_stride_;
-        if (shape_.decay) Scale(keep_[r], outs, row);
-        if (!shape_.momentum) continue;
-        ForEach(
-            outs, row,
-            [&](FloatTag tag, FloatVec v, FloatVec s) HWY_ATTR { return hn::MulAdd(s, hn::Set(tag, carry_[r]), v); },
-            row, more_ + r * width_stride_);
+        const float keep = shape_.decay ? keep_[r] : 1.0f;
+        if (shape_.momentum) {
+          ForEach(
+              outs, row,
+              [&](FloatTag tag, FloatVec v, FloatVec s)
+                  HWY_ATTR { return hn::MulAdd(s, hn::Set(tag, carry_[r]), hn::Mul(v, hn::Set(tag, keep))); },
+              row, more_ + r * width_stride_);
+        } else if (shape_.decay) {
+          Scale(keep, outs, row);
+        }
       }
       TransposeRows(held_.inputs[l], in_stride_[l], n, ins, inputs_across_, chunk_stride_);
       Product<Into::kSet>(from, rows, ins, inputs_across_, chunk_stride_, n, overlap_, chunk_stride_);
@@ -336,6 +337,17 @@ class MemoryHead {
                              shape_.out(l), state, out_stride_[l]);
   }
 
+  // weights = keep weights + carry velocity; velocity = velocity_keep velocity, whole vectors of both.
+  static void Carry(float keep, float carry, float velocity_keep, int64_t count, float* weights, float* velocity) {
+    const FloatTag tag;
+    for (int64_t i = 0; i < count; i += kLanes) {
+      const FloatVec s = hn::LoadU(tag, velocity + i);
+      const FloatVec kept = hn::Mul(hn::LoadU(tag, weights + i), hn::Set(tag, keep));
+      hn::StoreU(hn::MulAdd(s, hn::Set(tag, carry), kept), tag, weights + i);
+      hn::StoreU(hn::Mul(s, hn::Set(tag, velocity_keep)), tag, velocity + i);
+    }
+  }
+
   // The chunk is whole: its tables' last row is what it leaves.
   void Close() {
     const int64_t n = held_.open;
@@ -351,13 +363,7 @@ class MemoryHead {
     for (int64_t l = 0; l < shape_.depth; ++l) {
       const int64_t elements = shape_.in(l)*out_stride_[l];
       if (shape_.momentum) {
-        const float carry = carry_[rows_of_tables_ - 1];
-        ForEach(
-            elements, held_.weights[l],
-            [&](FloatTag tag, FloatVec w, FloatVec s)
-                HWY_ATTR { return hn::MulAdd(s, hn::Set(tag, carry), hn::Mul(w, hn::Set(tag, keep))); },
-            held_.weights[l], held_.velocity[l]);
-        Scale(velocity_keep_[n - 1], elements, held_.velocity[l]);
+        Carry(keep, carry_[rows_of_tables_ - 1], velocity_keep_[n - 1], elements, held_.weights[l], held_.velocity[l]);
         Learn(l, velocity_steps, held_.velocity[l]);
       } else {
         if (shape_.decay) Scale(keep, elements, held_.weights[l]);
@@ -382,7 +388,8 @@ class MemoryHead {
   int64_t width_stride_ = 0;
   int64_t rows_of_tables_ = 0;
   Layers<int64_t> in_stride_{}, out_stride_{};
-  Layers<float*> before_{};                                                   // [new tokens, out]
+  // [new tokens, out]: what comes out of a layer; of all but the last, then the derivative of silu there.
+  Layers<float*> before_{};
   float *keep_table_ = nullptr, *momentum_table_ = nullptr, *mix_ = nullptr;  // B, E, B E theta
   float *overlap_ = nullptr, *read_ = nullptr, *next_ = nullptr, *more_ = nullptr, *steps_ = nullptr;
   float* inputs_across_ = nullptr;  // [in, open]

@@ -35,12 +35,6 @@ HWY_INLINE FloatVec Sigmoid(FloatTag d, FloatVec x) {
 
 HWY_INLINE FloatVec Silu(FloatTag d, FloatVec x) { return hn::Mul(x, Sigmoid(d, x)); }
 
-// Derivative of silu at x.
-HWY_INLINE FloatVec SiluGrad(FloatTag d, FloatVec x) {
-  const FloatVec s = Sigmoid(d, x), one = hn::Set(d, 1.0f);
-  return hn::Mul(s, hn::MulAdd(x, hn::Sub(one, s), one));
-}
-
 // log(sigmoid(x))
 HWY_INLINE FloatVec LogSigmoid(FloatTag d, FloatVec x) {
   const FloatVec decayed = hn::Exp(d, hn::Neg(hn::Abs(x)));
@@ -66,6 +60,26 @@ HWY_INLINE void ForEach(int64_t count, float* to, const Function& function, cons
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) hn::StoreU(function(d, hn::LoadU(d, from + i)...), d, to + i);
   if (i < count) StoreRest(function(d, LoadRest(d, from + i, count - i)...), d, to + i, count - i);
+}
+
+// x [0, count) -> its silu, and in its own place silu's derivative.
+HWY_INLINE void SiluAndGrad(int64_t count, float* x, float* silu) {
+  const FloatTag d;
+  const FloatVec one = hn::Set(d, 1.0f);
+  const auto both = [&](FloatVec v, FloatVec* grad) HWY_ATTR {
+    const FloatVec s = Sigmoid(d, v);
+    *grad = hn::Mul(s, hn::MulAdd(v, hn::Sub(one, s), one));
+    return hn::Mul(v, s);
+  };
+  int64_t i = 0;
+  FloatVec grad;
+  for (; i + kLanes <= count; i += kLanes) {
+    hn::StoreU(both(hn::LoadU(d, x + i), &grad), d, silu + i);
+    hn::StoreU(grad, d, x + i);
+  }
+  if (i == count) return;
+  StoreRest(both(LoadRest(d, x + i, count - i), &grad), d, silu + i, count - i);
+  StoreRest(grad, d, x + i, count - i);
 }
 
 // The sum over i < count of function(from[i]...), which must be 0 where those are 0.

@@ -52,6 +52,7 @@ class MnemosynedTest(unittest.TestCase):
 
     def test_a_bad_flag_or_variable_ends_with_2_and_one_line(self):
         for flags, environment, name in ((["--colour=red"], {}, "--colour"), (["--max_queries=0"], {}, "--max_queries"),
+                                         (["--weights=int8"], {}, "--weights"),
                                          ([], {"MNEMOSYNE_WORKERS": "x"}, "MNEMOSYNE_WORKERS")):
             code, _, err = self.run_to_end(*flags, **environment)
             self.assertEqual(code, 2)

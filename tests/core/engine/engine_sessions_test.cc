@@ -81,6 +81,19 @@ TEST_F(EngineTest, AnEndedQueryHoldsNoRoom) {
   slow->go_on.Notify();
 }
 
+TEST_F(EngineTest, SessionsOfOtherWeightsAreRefused) {
+  Engine::Options options = Options();
+  ASSERT_OK(Start(options)->CreateSession("s", {}));
+  options.weights = "bfloat16";
+  EXPECT_THAT(Engine::Start(options).status(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("session 's' was made with model 'small'")));
+  options.data_path = folder_.path() + "/other";
+  auto engine = Start(options);
+  std::mt19937_64 random(TestSeed());
+  StreamText(*engine, "s", RandomText(300, random), {100});
+  EXPECT_NE(Ask(*engine, "s"), "");
+}
+
 TEST_F(EngineTest, ResetForgetsAndSequencesGoOn) {
   std::mt19937_64 random(TestSeed());
   auto engine = Start(Options());
