@@ -3,19 +3,24 @@
 
 usage: ablation.py run --train=MNEMO_TRAIN --corpus=TRAIN.txt --held_out=HELD_OUT.txt --out=FOLDER [--words=WORDNET]
                        [--variants=lmm,mac,...] [--seeds=1,2,3] [--jobs=2] [--samples=25]
+       ablation.py capacity --mnemosyned=MNEMOSYNED --bench=MNEMO_BENCH --held_out=HELD_OUT.txt --out=FOLDER
        ablation.py table RESULTS.jsonl
+       ablation.py capacity_table CAPACITY.jsonl
 
 `run` takes models/ablation/config.json and recipe.json, changes what VARIANTS says, and trains with one thread each,
 `jobs` at a time. What is done is skipped and what was cut off is resumed, so it may be stopped and started again. All
-evaluations are gathered in FOLDER/results.jsonl.
+evaluations are gathered in FOLDER/results.jsonl. `capacity` serves what the first seed trained and asks how many facts a state
+holds, in haystacks of 2 KiB and of 64 KiB: FOLDER/capacity.jsonl.
 """
 import argparse
 import concurrent.futures
 import json
 import math
 import os
+import re
 import subprocess
 import sys
+import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODELS = os.path.join(HERE, "..", "models", "ablation")
@@ -128,6 +133,54 @@ def run(options):
     table(os.path.join(options.out, "results.jsonl"))
 
 
+def capacity(options):
+    trained = [v for v in VARIANTS if os.path.exists(os.path.join(options.out, v + "-1", "done"))]
+    if not trained:
+        sys.exit("ablation.py: '%s' has no trained variant of seed 1" % options.out)
+    models = ",".join("%s=%s" % (v, os.path.abspath(os.path.join(options.out, v + "-1"))) for v in trained)
+    environment = dict(os.environ, OPENBLAS_NUM_THREADS="1")
+    with tempfile.TemporaryDirectory() as folder:
+        server = subprocess.Popen([options.mnemosyned, "--models=" + models, "--data=" + folder, "--listen=127.0.0.1:0",
+                                   "--metrics_address="], env=environment, stderr=subprocess.PIPE, text=True)
+        try:
+            address = None
+            while address is None:
+                line = server.stderr.readline()
+                if not line:
+                    sys.exit("ablation.py: the server ended")
+                found = re.search(r"serving on (\S+)", line)
+                address = found and found.group(1)
+            for variant in trained:
+                for size, facts, questions in ((2048, 16, 64), (65536, 8, 8)):
+                    subprocess.check_call([options.bench, "capacity", "--server=" + address, "--model=" + variant,
+                                           "--tasks=number", "--capacity_bytes=%d" % size, "--max_facts=%d" % facts,
+                                           "--questions=%d" % questions, "--haystack=" + options.held_out,
+                                           "--words=" + options.words, "--resume",
+                                           "--json=" + os.path.join(options.out, "capacity.jsonl")], env=environment)
+        finally:
+            server.kill()
+            server.wait()
+    capacity_table(os.path.join(options.out, "capacity.jsonl"))
+
+
+def capacity_table(path):
+    rows = lines_of(path)
+    columns = sorted({(row["bytes"], row["facts"]) for row in rows})
+    heads = ["variant", "KiB of state"] + ["%d in %dK" % (facts, size >> 10) for size, facts in columns]
+    heads.append("most held a KiB of state, 2K")
+    print("| " + " | ".join(heads) + " |")
+    print("|" + " --- |" * len(heads))
+    for variant, (title, _) in VARIANTS.items():
+        mine = {(row["bytes"], row["facts"]): row for row in rows if row["model"] == variant}
+        if not mine:
+            continue
+        kibibytes = next(iter(mine.values()))["state_bytes"] / 1024
+        held = max(row["facts"] * row["exact_percent"] / 100 for (size, _), row in mine.items() if size == 2048)
+        cells = [title, "%.0f" % kibibytes]
+        cells += ["%.0f" % mine[key]["exact_percent"] if key in mine else "" for key in columns]
+        print("| " + " | ".join(cells + ["%.3f" % (held / kibibytes)]) + " |")
+
+
 def cell(values):
     if not values:
         return ""
@@ -162,15 +215,19 @@ def table(path):
 
 
 def main():
-    if len(sys.argv) == 3 and sys.argv[1] == "table":
-        table(sys.argv[2])
+    if len(sys.argv) == 3 and sys.argv[1] in ("table", "capacity_table"):
+        {"table": table, "capacity_table": capacity_table}[sys.argv[1]](sys.argv[2])
         return
-    if len(sys.argv) < 2 or sys.argv[1] != "run":
+    if len(sys.argv) < 2 or sys.argv[1] not in ("run", "capacity"):
         sys.exit(__doc__.strip())
+    is_run = sys.argv[1] == "run"
     parser = argparse.ArgumentParser()
-    for name in ("train", "corpus", "held_out", "out"):
+    for name in ("held_out", "out") + (("train", "corpus") if is_run else ("mnemosyned", "bench")):
         parser.add_argument("--" + name, required=True)
     parser.add_argument("--words", default="/usr/share/wordnet")
+    if not is_run:
+        capacity(parser.parse_args(sys.argv[2:]))
+        return
     parser.add_argument("--variants", type=lambda text: text.split(","), default=list(VARIANTS))
     parser.add_argument("--seeds", type=lambda text: [int(word) for word in text.split(",")], default=[1])
     parser.add_argument("--jobs", type=int, default=2)
