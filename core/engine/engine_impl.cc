@@ -39,7 +39,8 @@ absl::Status EngineImpl::Initialize() {
     if (models_.contains(source.name)) {
       return absl::InvalidArgumentError(absl::StrCat("model name '", source.name, "' is given twice"));
     }
-    ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Load(source.folder, {.device = options_.device, .weights = options_.weights}));
+    ASSIGN_OR_RETURN(std::unique_ptr<Model> model,
+                     Model::Load(source.folder, {.device = options_.device, .weights = options_.weights}));
     if (options_.max_backlog_tokens < model->config().block_tokens()) {
       return absl::InvalidArgumentError(absl::StrCat("max_backlog_tokens is ", options_.max_backlog_tokens,
                                                      "; a block of model '", source.name, "' needs ",

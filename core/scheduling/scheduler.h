@@ -10,7 +10,8 @@
 //
 // Sessions take turns: one block, then to the back of the queue. A session is with one worker at a time. Queries take
 // turns the same way, as many together as there are for each worker, and go ahead of blocks, except that a worker which
-// took turns of max_query_turns or more of them in a row while blocks waited takes blocks. The sessions' queue holds each at most once, so the number of sessions bounds it.
+// took turns of max_query_turns or more of them in a row while blocks waited takes blocks. The sessions' queue holds
+// each at most once, so the number of sessions bounds it.
 //
 // Thread-safe; no clock, no thread of its own. Only WaitNext blocks.
 #pragma once
@@ -40,7 +41,7 @@ class Scheduler {
   struct Options {
     int workers = 1;
     int64_t max_batch_sessions = 1;
-    int64_t max_queries = 256;    // waiting and running
+    int64_t max_queries = 256;  // waiting and running
     int64_t max_batch_queries = 1;
     int64_t max_query_turns = 4;  // in a row, by one worker, while blocks wait
   };
