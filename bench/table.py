@@ -4,6 +4,8 @@
 usage: table.py recall|capacity|engine|service FILE...
   recall     tasks and numbers of facts by size: whole answers right, and of how many
   capacity   numbers of facts: whole answers right, facts held, and how many that is a KiB of state
+  engine     speeds and their shares of the BLAS's
+  service    measurements of the first line's model, and ratios to limits
 """
 import json
 import math
@@ -74,6 +76,7 @@ def engine(rows):
 
 
 def service(rows):
+    rows = [row for row in rows if row["model"] == rows[0]["model"]]
     print_table(["what", "measured", "ratio"],
                 [[row["what"], "%.4g %s" % (row["value"], row["unit"]) if row["value"] < 1e4 else
                   "%.0f %s" % (row["value"], row["unit"]),
