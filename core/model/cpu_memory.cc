@@ -41,6 +41,50 @@ OpenChunk NewOpenChunk(const MemoryConfig& config, int64_t groups, int64_t token
   return open;
 }
 
+// What a head starts from, out of a state's tensors.
+void AddState(const MemoryState& state, int64_t group, MemoryHeadInput* in) {
+  const OpenChunk& open = state.open;
+  in->open_tokens = open.tokens;
+  in->open_theta = Of(open.theta, group);
+  in->open_log_eta = Of(open.log_eta, group);
+  in->open_log_keep = Of(open.log_keep, group);
+  for (size_t l = 0; l < state.weights.size(); ++l) {
+    in->weights[l] = Of(state.weights[l], group);
+    in->velocity[l] = Of(state.velocity[l], group);
+    if (open.tokens == 0) continue;
+    in->open_inputs[l] = Of(open.inputs[l], group);
+    in->open_deltas[l] = Of(open.deltas[l], group);
+  }
+}
+
+// Where a head leaves what it comes to.
+void AddState(const MemoryState& state, int64_t group, MemoryHeadOutput* out) {
+  const OpenChunk& open = state.open;
+  out->open_theta = Of(open.theta, group);
+  out->open_log_eta = Of(open.log_eta, group);
+  out->open_log_keep = Of(open.log_keep, group);
+  for (size_t l = 0; l < state.weights.size(); ++l) {
+    out->weights[l] = Of(state.weights[l], group);
+    out->velocity[l] = Of(state.velocity[l], group);
+    if (open.tokens == 0) continue;
+    out->open_inputs[l] = Of(open.inputs[l], group);
+    out->open_deltas[l] = Of(open.deltas[l], group);
+  }
+}
+
+// All of M and S in one order: as they are indexed, or each matrix across. A first state may be neither: one tensor,
+// expanded to all sessions. Returns whether they lie across.
+bool MakeUniform(MemoryState* state) {
+  bool across = true;
+  for (const auto* tensors : {&state->weights, &state->velocity}) {
+    for (const Tensor& tensor : *tensors) across = across && tensor.transpose(1, 2).is_contiguous();
+  }
+  for (auto* tensors : {&state->weights, &state->velocity}) {
+    for (Tensor& tensor : *tensors) tensor = across ? tensor : InOrder(tensor);
+  }
+  return across;
+}
+
 }  // namespace
 
 std::shared_ptr<const CpuMemory> CpuMemory::Create(const ModelConfig& config, const MemoryParameters& parameters) {
@@ -176,54 +220,6 @@ void CpuMemory::AddGates(Inputs* inputs) const {
     LogSigmoid(logits + 2 * count, count, -1.0f, inputs->log_keep.data_ptr<float>());
   }
 }
-
-namespace {
-
-// What a head starts from, out of a state's tensors.
-void AddState(const MemoryState& state, int64_t group, MemoryHeadInput* in) {
-  const OpenChunk& open = state.open;
-  in->open_tokens = open.tokens;
-  in->open_theta = Of(open.theta, group);
-  in->open_log_eta = Of(open.log_eta, group);
-  in->open_log_keep = Of(open.log_keep, group);
-  for (size_t l = 0; l < state.weights.size(); ++l) {
-    in->weights[l] = Of(state.weights[l], group);
-    in->velocity[l] = Of(state.velocity[l], group);
-    if (open.tokens == 0) continue;
-    in->open_inputs[l] = Of(open.inputs[l], group);
-    in->open_deltas[l] = Of(open.deltas[l], group);
-  }
-}
-
-// Where a head leaves what it comes to.
-void AddState(const MemoryState& state, int64_t group, MemoryHeadOutput* out) {
-  const OpenChunk& open = state.open;
-  out->open_theta = Of(open.theta, group);
-  out->open_log_eta = Of(open.log_eta, group);
-  out->open_log_keep = Of(open.log_keep, group);
-  for (size_t l = 0; l < state.weights.size(); ++l) {
-    out->weights[l] = Of(state.weights[l], group);
-    out->velocity[l] = Of(state.velocity[l], group);
-    if (open.tokens == 0) continue;
-    out->open_inputs[l] = Of(open.inputs[l], group);
-    out->open_deltas[l] = Of(open.deltas[l], group);
-  }
-}
-
-// All of M and S in one order: as they are indexed, or each matrix across. A first state may be neither: one tensor,
-// expanded to all sessions. Returns whether they lie across.
-bool MakeUniform(MemoryState* state) {
-  bool across = true;
-  for (const auto* tensors : {&state->weights, &state->velocity}) {
-    for (const Tensor& tensor : *tensors) across = across && tensor.transpose(1, 2).is_contiguous();
-  }
-  for (auto* tensors : {&state->weights, &state->velocity}) {
-    for (Tensor& tensor : *tensors) tensor = across ? tensor : InOrder(tensor);
-  }
-  return across;
-}
-
-}  // namespace
 
 std::shared_ptr<HeldMemory> CpuMemory::Hold(const MemoryState& state) const {
   MemoryState from = state;
