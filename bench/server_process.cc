@@ -69,6 +69,7 @@ absl::StatusOr<ServerProcess> ServerProcess::Start(const std::string& program, c
     }
     absl::SleepFor(absl::Milliseconds(1));
   }
+  if (absl::StatusOr<std::string> text = ReadFile(log); text.ok()) said = *std::move(text);
   return absl::UnavailableError(absl::StrCat("'", program, "' does not serve; it said: ", said));
 }
 

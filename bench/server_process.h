@@ -20,8 +20,8 @@ namespace mnemosyne {
 
 class ServerProcess {
  public:
-  // Returns when it serves. `folder` exists; data and log of the server go into it. The status tells the end of the
-  // server's log when it does not come up within half a minute.
+  // Returns when it serves. `folder` exists; data and log of the server go into it. The status tells the server's
+  // log when it does not come up within half a minute.
   static absl::StatusOr<ServerProcess> Start(const std::string& program, const std::string& folder,
                                              const std::vector<std::string>& flags);
   ServerProcess(ServerProcess&& other) noexcept { *this = std::move(other); }

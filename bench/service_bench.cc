@@ -76,13 +76,19 @@ class ServiceBench {
   }
   absl::Status LaunchWith(int workers) { return Launch({absl::StrCat("--workers=", workers)}); }
 
-  std::vector<int32_t> RandomTokens(int64_t count) {
+  std::vector<int32_t> RandomTokens(int64_t count) {  // from any thread
+    std::mt19937_64 random(next_seed_++);
     std::vector<int32_t> tokens(count);
-    for (int32_t& token : tokens) token = static_cast<int32_t>(random_() % model_->config().vocab_size);
+    for (int32_t& token : tokens) token = static_cast<int32_t>(random() % model_->config().vocab_size);
     return tokens;
   }
-  // Tokens a second of `threads` threads that step `sessions` states of their own, no server.
+  // Tokens a second of `threads` threads that step `sessions` states of their own, no server; whole blocks of `tokens`,
+  // one at least.
   double BareIngest(int threads, int sessions, int64_t tokens);
+  int64_t WholeBlocks(int64_t tokens) const {
+    const int64_t block = model_->config().block_tokens();
+    return std::max<int64_t>(1, tokens / block) * block;
+  }
   // The same over gRPC, durable acknowledgements and all, until every block is memorized.
   absl::StatusOr<double> ServedIngest(int sessions, int64_t tokens, const std::string& prefix);
   absl::Status StreamTo(const std::string& session, int64_t tokens);
@@ -95,7 +101,7 @@ class ServiceBench {
   const ServiceBenchOptions options_;
   const std::unique_ptr<Model> model_;
   ResultFile* const results_;
-  std::mt19937_64 random_{1};
+  std::atomic<uint64_t> next_seed_ = 1;
   std::unique_ptr<ServerProcess> server_;
   std::unique_ptr<Client> client_;
 };
@@ -136,7 +142,8 @@ absl::Status ServiceBench::Start() {
   return Tell("process start to serving", Median(milliseconds), "ms");
 }
 
-double ServiceBench::BareIngest(int threads, int sessions, int64_t tokens) {
+double ServiceBench::BareIngest(int threads, int sessions, int64_t asked) {
+  const int64_t tokens = WholeBlocks(asked);
   const int64_t block = model_->config().block_tokens();
   std::vector<StatePtr> states(sessions, model_->InitialState());
   const std::vector<int32_t> text = RandomTokens(tokens);
@@ -169,7 +176,7 @@ absl::StatusOr<double> ServiceBench::ServedIngest(int sessions, int64_t tokens, 
 }
 
 absl::Status ServiceBench::Ingest() {
-  const int64_t block = model_->config().block_tokens(), tokens = options_.session_tokens / block * block;
+  const int64_t block = model_->config().block_tokens(), tokens = WholeBlocks(options_.session_tokens);
   const int workers = options_.workers;
   std::vector<double> alone, together, two_to_one;
   for (int i = 0; i < options_.repeats; ++i) {
@@ -265,28 +272,30 @@ absl::StatusOr<double> ServiceBench::FirstToken(const std::string& session, int3
 }
 
 absl::Status ServiceBench::Offsets() {
-  constexpr int64_t kNear = 10000, kWindow = 4096;
+  // Whole blocks, so that no question has pending tokens to read before it.
+  const int64_t near_offset = WholeBlocks(10000), far_offset = WholeBlocks(options_.far_offset),
+                window = WholeBlocks(4096);
   RETURN_IF_ERROR(LaunchWith(options_.workers));
-  RETURN_IF_ERROR(StreamTo("near", kNear));
+  RETURN_IF_ERROR(StreamTo("near", near_offset));
   const int64_t near_bytes = server_->resident_bytes();
-  RETURN_IF_ERROR(StreamTo("far", options_.far_offset));
+  RETURN_IF_ERROR(StreamTo("far", far_offset));
   const int64_t far_bytes = server_->resident_bytes();
   std::vector<double> near, far, speeds, near_query, far_query;
-  int64_t near_at = kNear, far_at = options_.far_offset;
+  int64_t near_at = near_offset, far_at = far_offset;
   for (int i = 0; i < 4 * options_.repeats; ++i) {
     absl::Time begin = absl::Now();
-    RETURN_IF_ERROR(StreamTo("near", near_at += kWindow));
-    near.push_back(kWindow / SecondsSince(begin));
+    RETURN_IF_ERROR(StreamTo("near", near_at += window));
+    near.push_back(static_cast<double>(window) / SecondsSince(begin));
     begin = absl::Now();
-    RETURN_IF_ERROR(StreamTo("far", far_at += kWindow));
-    far.push_back(kWindow / SecondsSince(begin));
+    RETURN_IF_ERROR(StreamTo("far", far_at += window));
+    far.push_back(static_cast<double>(window) / SecondsSince(begin));
     speeds.push_back(far.back() / near.back());
     for (int q = 0; q < 10; ++q) {
       ASSIGN_OR_RETURN(near_query.emplace_back(), FirstToken("near", 32));
       ASSIGN_OR_RETURN(far_query.emplace_back(), FirstToken("far", 32));
     }
   }
-  const std::string at = absl::StrCat("at offset ", options_.far_offset), of = absl::StrCat("at offset ", kNear);
+  const std::string at = absl::StrCat("at offset ", far_offset), of = absl::StrCat("at offset ", near_offset);
   RETURN_IF_ERROR(Tell("ingest of one session " + of, Median(near), "tokens/s"));
   RETURN_IF_ERROR(Tell("ingest of one session " + at, Median(far), "tokens/s", of, Median(speeds)));
   RETURN_IF_ERROR(Tell("query to first token " + of, Median(near_query), "ms"));
@@ -389,7 +398,8 @@ absl::Status WriteWideModel(const std::string& folder, std::mt19937_64& random) 
 
 absl::Status ServiceBench::States() {
   const std::string folder = options_.scratch + "/mnemo-bench/wide";
-  RETURN_IF_ERROR(WriteWideModel(folder, random_));
+  std::mt19937_64 random(1);
+  RETURN_IF_ERROR(WriteWideModel(folder, random));
   ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, Model::Load(folder, {}));
   const std::vector<int32_t> block(model->config().block_tokens(), 1);
   const BlockResult step = model->StepBlocks({{model->InitialState(), block}})[0];

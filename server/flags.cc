@@ -121,8 +121,8 @@ std::vector<Flag> FlagsInto(ServerFlags* out) {
        }},
       Text("device", "cpu", "Device that the models run on: cpu, cuda or cuda:N.", &engine.device),
       {"weights", "float32",
-       "What the models' weights are kept as: float32, or bfloat16 (half the memory, on a CPU). To sessions another is "
-       "another model.",
+       "What the models' weights are kept as: float32, or bfloat16, which a CPU reads in half the bytes. To sessions "
+       "another is another model.",
        false,
        [&engine](absl::string_view text) -> absl::Status {
          if (text != "float32" && text != "bfloat16") return Bad("float32 or bfloat16");

@@ -12,6 +12,8 @@ namespace mnemosyne {
 namespace {
 // A turn's length: long enough to amortise taking it, short enough that others do not wait.
 constexpr size_t kReadTokensATurn = 512;
+// Tokens that are read at once, whoever shares the turn: where a BLAS computes, bits depend on how many there are.
+constexpr size_t kReadTokensAtOnce = 64;
 constexpr int kAnswerTokensATurn = 8;
 // The folder is closed for moments after a write failed; a query of the past waits, as long as the disk is well.
 constexpr int kMaxReadTries = 200;
@@ -83,9 +85,12 @@ absl::Status QueryRun::Read(size_t max_tokens) {
   if (absl::Now() > options_.deadline) return absl::DeadlineExceededError("the query's deadline passed");
   if (past_tokens_ != nullptr) return ReadPast();
   if (decoder_ == nullptr) RETURN_IF_ERROR(Begin());
-  const auto part = absl::MakeConstSpan(to_read_).subspan(read_, max_tokens);
-  read_ += part.size();
-  return decoder_->Read(part);
+  for (size_t i = 0; i < std::max<size_t>(1, max_tokens / kReadTokensAtOnce) && read_ < to_read_.size(); ++i) {
+    const auto part = absl::MakeConstSpan(to_read_).subspan(read_, kReadTokensAtOnce);
+    read_ += part.size();
+    RETURN_IF_ERROR(decoder_->Read(part));
+  }
+  return absl::OkStatus();
 }
 
 void QueryRun::Tell(Decoder::Piece piece) {

@@ -114,7 +114,7 @@ HeldMemory::HeldMemory(std::vector<HeldMemoryHead> heads, const float* tail, int
       before_(before),
       channels_(channels),
       stride_(stride),
-      capacity_(2 * std::max<int64_t>(before, 32)),
+      capacity_(before + std::max<int64_t>(before, 32)),
       history_(AllocateFloats(capacity_ * stride)) {
   for (int64_t i = 0; i < before; ++i) {
     std::memcpy(history_.get() + i * stride, tail + i * channels, channels * sizeof(float));

@@ -179,7 +179,10 @@ class TitansModel final : public Model {
     for (size_t n = 0; !fed.ok() && n < places.size(); ++n) statuses[places[n]] = fed;
     return statuses;
   }
-  std::string EncodeState(const SessionState& state) const override { return EncodeSessionState(state, fingerprint_); }
+  std::string EncodeState(const SessionState& state) const override {
+    const c10::InferenceMode inference;
+    return EncodeSessionState(state, fingerprint_);
+  }
   absl::StatusOr<StatePtr> DecodeState(absl::string_view bytes) const override {
     return DecodeSessionState(bytes, fingerprint_, config_, initial_->batch());
   }

@@ -108,7 +108,7 @@ class MnemoBenchTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         lines = {line["what"]: line for line in self.lines("out.jsonl")}
         for what, of in (("64 sessions streamed over gRPC, durable", "no server"),
-                         ("query to first token at offset 12000", "at offset 10000"),
+                         ("query to first token at offset 11968", "at offset 9984"),
                          ("decoding, 64 queries at once", "1 query"),
                          ("200 sessions in turn, a block each, memory for 20", "no server")):
             self.assertEqual(lines[what]["of"], of)

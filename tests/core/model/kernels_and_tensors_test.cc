@@ -1,5 +1,6 @@
 // A model computed by core/kernels (float32, no gradients) against the same model computed by LibTorch's operators in
 // double precision: what it reads, what it is surprised by, what it keeps; however its tokens are cut.
+#include "core/model/tensor_ops.h"
 #include "core/model/titans.h"
 #include "tests/core/model/model_fixture.h"
 #include "tests/core/model/random_model.h"
@@ -64,6 +65,18 @@ std::vector<int64_t> Cuts(int64_t tokens, int64_t longest, std::mt19937_64& rand
     sizes.push_back(std::min<int64_t>(rest, 1 + random() % longest));
   }
   return sizes;
+}
+
+TEST(KernelsAndTensors, MatricesThatLieAcrossComeInOrder) {
+  const at::NoGradGuard no_grad;
+  std::mt19937_64 random(TestSeed());
+  for (int round = 0; round < 50; ++round) {
+    const auto below = [&](int64_t n) { return 1 + static_cast<int64_t>(random() % n); };
+    const Tensor across = at::randn({below(4), below(70), below(70)}).transpose(1, 2);
+    const Tensor in_order = InOrder(across);
+    EXPECT_TRUE(in_order.is_contiguous());
+    EXPECT_TRUE(at::equal(in_order, across));
+  }
 }
 
 TEST(KernelsAndTensors, AgreeOnRandomModels) {
