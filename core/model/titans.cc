@@ -97,7 +97,7 @@ struct Titans::Block {
     std::vector<Tensor> outputs, surprises, writes, queries, keys;
     for (int64_t done = 0; done < x.size(1);) {
       SegmentState& segment = state->segment;
-      if (segment.tokens == 0) {  // in one order, which the BLAS's bits depend on: a state from a file lies otherwise
+      if (segment.tokens == 0) {  // in one order, as a BLAS's bits may depend on it: a state from a file lies otherwise
         for (const Tensor& weights : state->memory.weights) segment.frozen.push_back(InOrder(weights));
       }
       const int64_t tokens = std::min(config.segment - segment.tokens, x.size(1) - done);
