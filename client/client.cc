@@ -1,10 +1,9 @@
 #include "client/client.h"
 
-#include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/channel.h"
 #include "client/client_impl.h"
 #include "client/stream_core.h"
 #include "core/base/status_macros.h"
@@ -13,21 +12,6 @@ namespace mnemosyne::client {
 namespace {
 
 constexpr int kPageSize = 1000;
-
-grpc::ChannelArguments ChannelArgumentsFor(const Client::Options& options) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);  // a page of sessions with all their labels is over the default
-  // A server that restarts is back within seconds: gRPC's own backoff would wait for up to two minutes.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
-  if (options.keepalive_time != absl::InfiniteDuration()) {
-    int64_t milliseconds = std::max<int64_t>(1, absl::ToInt64Milliseconds(options.keepalive_time));
-    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS,
-                     static_cast<int>(std::min<int64_t>(milliseconds, std::numeric_limits<int>::max())));
-  }
-  return arguments;
-}
 
 }  // namespace
 
@@ -72,8 +56,10 @@ Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Client::~Client() = default;
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& target, const Options& options) {
-  std::shared_ptr<grpc::Channel> channel =
-      grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), ChannelArgumentsFor(options));
+  if (options.token.find_first_of("\r\n") != std::string::npos) {
+    return absl::InvalidArgumentError("the token has more than one line");
+  }
+  std::shared_ptr<grpc::Channel> channel = MakeChannel(target, options);
   if (!channel->WaitForConnected(absl::ToChronoTime(absl::Now() + options.connect_timeout))) {
     return absl::UnavailableError(
         absl::StrCat("no connection to '", target, "' within ", absl::FormatDuration(options.connect_timeout)));

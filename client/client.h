@@ -88,9 +88,17 @@ struct BackupInfo {
   absl::Time create_time;
 };
 
+// What a connection by TLS needs. Contents of PEM files, not their names.
+struct Tls {
+  std::string root_certificates;  // of who may sign the server's; empty: what the system trusts
+  std::string certificate, key;   // the client's own, for a server that asks for one
+};
+
 class Client {
  public:
   struct Options {
+    absl::optional<Tls> tls;  // unset: in the clear
+    std::string token;        // goes with every call; empty: none
     absl::Duration connect_timeout = absl::Seconds(5);
     absl::Duration call_timeout = absl::InfiniteDuration();  // for every call but Query, streams, exports and imports
     // How often an idle connection is checked. The server must permit pings this often.

@@ -6,14 +6,21 @@
 
 #include "absl/flags/flag.h"
 #include "absl/flags/reflection.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "core/base/file.h"
 #include "core/base/status_macros.h"
 
 ABSL_FLAG(std::string, server, "", "HOST:PORT of the server");
+ABSL_FLAG(bool, tls, false, "Connect by TLS");
+ABSL_FLAG(std::string, tls_ca, "", "PEM file of who signs the server's certificate");
+ABSL_FLAG(std::string, tls_certificate, "", "PEM file of the client's own certificate");
+ABSL_FLAG(std::string, tls_key, "", "PEM file of its private key");
+ABSL_FLAG(std::string, token_file, "", "File of the token");
 ABSL_FLAG(absl::Duration, connect_timeout, absl::Seconds(5), "How long to wait for the server's connection");
 ABSL_FLAG(absl::Duration, timeout, absl::InfiniteDuration(), "How long one question may take");
 ABSL_FLAG(bool, json, false, "Print JSON");
@@ -86,7 +93,7 @@ constexpr absl::string_view kFlags[] = {"server",       "connect_timeout",
                                         "raw_prompt",   "as_of_offset",
                                         "retention",    "ttl",
                                         "idle_ttl",     "max_backlog_tokens",
-                                        "max_log_bytes"};
+                                        "max_log_bytes","tls","tls_ca","tls_certificate","tls_key","token_file"};
 
 absl::CommandLineFlag* FindFlag(absl::string_view name) {
   for (absl::string_view known : kFlags) {
@@ -196,6 +203,33 @@ absl::StatusOr<DeliveryLevel> WaitFlag() {
       absl::StrCat("--wait cannot be '", text, "'; it is accepted, durable or memorized"));
 }
 
+// The file's text; a name that is not given stands for an empty one.
+absl::StatusOr<std::string> FileOf(absl::string_view flag, const std::string& path) {
+  if (path.empty()) return std::string();
+  absl::StatusOr<std::string> text = ReadFile(path);
+  if (text.ok()) return text;
+  return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", text.status().message()));
+}
+
+absl::StatusOr<absl::optional<Tls>> TlsFlags() {
+  Tls tls;
+  ASSIGN_OR_RETURN(tls.root_certificates, FileOf("tls_ca", absl::GetFlag(FLAGS_tls_ca)));
+  ASSIGN_OR_RETURN(tls.certificate, FileOf("tls_certificate", absl::GetFlag(FLAGS_tls_certificate)));
+  ASSIGN_OR_RETURN(tls.key, FileOf("tls_key", absl::GetFlag(FLAGS_tls_key)));
+  if (tls.certificate.empty() != tls.key.empty()) {
+    return absl::InvalidArgumentError("--tls_certificate and --tls_key go together");
+  }
+  const bool is_on = absl::GetFlag(FLAGS_tls) || !tls.root_certificates.empty() || !tls.certificate.empty();
+  return is_on ? absl::optional<Tls>(std::move(tls)) : absl::nullopt;
+}
+
+absl::StatusOr<std::string> TokenFlag() {
+  const char* const variable = std::getenv("MNEMOSYNE_TOKEN");
+  ASSIGN_OR_RETURN(std::string token, FileOf("token_file", absl::GetFlag(FLAGS_token_file)));
+  if (token.empty() && variable != nullptr) token = variable;
+  return std::string(absl::StripAsciiWhitespace(token));
+}
+
 absl::StatusOr<int64_t> OffsetArgument(absl::string_view name, const std::string& text) {
   int64_t offset = 0;
   if (absl::SimpleAtoi(text, &offset)) return offset;
@@ -250,6 +284,8 @@ absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& arg
     line.server = server;
   }
   if (line.server.empty()) line.server = kDefaultServer;
+  ASSIGN_OR_RETURN(line.tls, TlsFlags());
+  ASSIGN_OR_RETURN(line.token, TokenFlag());
   line.connect_timeout = absl::GetFlag(FLAGS_connect_timeout);
   line.timeout = absl::GetFlag(FLAGS_timeout);
   line.json = absl::GetFlag(FLAGS_json);
@@ -303,6 +339,9 @@ absl::string_view HelpText() {
       --max_backlog_tokens=N --max_log_bytes=N   its limits; 0: the server's
 
   --server=HOST:PORT                 default: $MNEMOSYNE_SERVER, or 127.0.0.1:50051
+  --tls --tls_ca=FILE                connect by TLS; who signs the server's certificate, if the system does not know
+  --tls_certificate=FILE --tls_key=FILE   the client's own, for a server that asks for one
+  --token_file=FILE                  the token that the server asks for; default: $MNEMOSYNE_TOKEN
   --connect_timeout=5s               how long to wait for the connection
   --model=NAME                       model of a session that is created
   --json                             JSON on standard output, an object a line

@@ -23,6 +23,8 @@ struct CommandLine {
   std::string command;
   std::vector<std::string> arguments;
   std::string server;
+  absl::optional<Tls> tls;
+  std::string token;
   absl::Duration connect_timeout;
   absl::Duration timeout;  // of one question
   bool json = false;

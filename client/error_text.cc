@@ -32,6 +32,8 @@ std::string ErrorText(const CommandLine& line, const absl::Status& error) {
         return absl::StrCat(message, " (take its place: --take_over)");
       }
       break;
+    case absl::StatusCode::kUnauthenticated:
+      return absl::StrCat(message, " (--token_file, or $MNEMOSYNE_TOKEN)");
     case absl::StatusCode::kCancelled:
       return "interrupted";
     default:

@@ -27,7 +27,7 @@ int Main(const std::vector<std::string>& arguments) {
   }
   signal(SIGPIPE, SIG_IGN);
   absl::StatusOr<std::unique_ptr<Client>> client =
-      Client::Connect(line->server, {.connect_timeout = line->connect_timeout});
+      Client::Connect(line->server, {.tls = line->tls, .token = line->token, .connect_timeout = line->connect_timeout});
   absl::Status status = client.status();
   if (status.ok()) {
     Interrupt interrupt;

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "core/base/status_macros.h"
+#include "core/base/tenant.h"
 #include "core/base/utf8.h"
 
 namespace mnemosyne {
@@ -126,7 +127,7 @@ void ToProto(const Watermarks& watermarks, v1::Watermarks* out) {
 }
 
 void ToProto(const SessionInfo& session, v1::Session* out) {
-  out->set_session_id(session.id);
+  out->set_session_id(std::string(SessionNameOf(session.id)));
   out->set_model(session.model);
   out->set_fingerprint(session.fingerprint);
   ToProto(session.watermarks, out->mutable_watermarks());

@@ -22,7 +22,7 @@ namespace mnemosyne {
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 void ToProto(const Watermarks& watermarks, v1::Watermarks* out);
-void ToProto(const SessionInfo& session, v1::Session* out);
+void ToProto(const SessionInfo& session, v1::Session* out);  // without its tenant
 void ToProto(const ModelInfo& model, v1::Model* out);
 void ToProto(const QuerySummary& summary, v1::Summary* out);
 void ToProto(const SessionSettings& settings, v1::SessionSettings* out);

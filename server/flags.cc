@@ -18,13 +18,14 @@
 #include "absl/strings/strip.h"
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
+#include "server/listening_socket.h"
 
 namespace mnemosyne {
 namespace {
 
-// Variables that other programs of ours read: the client's address, and what the tests are given.
+// Variables that other programs of ours read: the client's address and token, and what the tests are given.
 bool IsOthersVariable(absl::string_view name) {
-  return name == "MNEMOSYNE_SERVER" || name == "MNEMOSYNE_SOURCE_DIR" || name == "MNEMOSYNE_GOLDEN_DIR" ||
+  return name == "MNEMOSYNE_SERVER" || name == "MNEMOSYNE_TOKEN" || name == "MNEMOSYNE_SOURCE_DIR" || name == "MNEMOSYNE_GOLDEN_DIR" ||
          absl::StartsWith(name, "MNEMOSYNE_TEST_") || absl::StartsWith(name, "MNEMOSYNE_TORTURE");
 }
 
@@ -38,13 +39,14 @@ struct Flag {
   std::function<absl::Status(absl::string_view)> set;  // an error says what the value is to be
 };
 
-Flag Bytes(const char* name, const char* fallback, const char* help, int64_t minimum, int64_t* out) {
+template <typename Integer>
+Flag Bytes(const char* name, const char* fallback, const char* help, int64_t minimum, Integer* out) {
   return {name, fallback, help, false, [=](absl::string_view text) -> absl::Status {
             const absl::StatusOr<int64_t> bytes = ParseBytes(text);
-            if (!bytes.ok() || *bytes < minimum) {
+            if (!bytes.ok() || *bytes < minimum || *bytes > std::numeric_limits<Integer>::max()) {
               return Bad(absl::StrCat("bytes, at least ", minimum, ", with KiB, MiB or GiB if you like"));
             }
-            *out = *bytes;
+            *out = static_cast<Integer>(*bytes);
             return absl::OkStatus();
           }};
 }
@@ -90,6 +92,9 @@ Flag Text(const char* name, const char* fallback, const char* help, std::string*
             return absl::OkStatus();
           }};
 }
+
+// A path; not given: none.
+Flag Path(const char* name, const char* help, std::string* out) { return Text(name, "none", help, out); }
 
 // "90s", "24h"; "inf": for ever.
 Flag Lifetime(const char* name, const char* help, absl::Duration* out) {
@@ -154,6 +159,31 @@ std::vector<Flag> FlagsInto(ServerFlags* out) {
                &engine.default_settings.ttl),
       Lifetime("idle_ttl", "Time after its last use when a session is deleted that does not say otherwise.",
                &engine.default_settings.idle_ttl),
+      Path("tls_certificate", "PEM file of the server's certificate chain; with it the gRPC port speaks TLS only.",
+           &out->server.tls.certificate),
+      Path("tls_key", "PEM file of its private key.", &out->server.tls.key),
+      Path("tls_client_ca", "PEM file of who signs clients' certificates; with it every client must show one.",
+           &out->server.tls.client_ca),
+      Path("access_file", "File of the tokens that callers need, their tenants and quotas (docs/security.md).",
+           &out->access_file),
+      Path("audit_log", "File that gets a line of JSON for every call: who, what, which session, how it ended.",
+           &out->server.audit_log_path),
+      Boolean("allow_insecure", "false",
+              "Listen without TLS also where other machines reach it. What keeps them out is then yours to see to.",
+              &out->allow_insecure),
+      Count("max_streams_per_connection", "1024", "Calls that one connection may have under way.", 1, 1000000,
+            &out->server.max_streams_per_connection),
+      Bytes("max_metadata_bytes", "16KiB", "Headers that a call may have.", 1024, &out->server.max_metadata_bytes),
+      Lifetime("max_connection_age", "Age at which a connection is closed when its calls are done.",
+               &out->server.max_connection_age),
+      {"log_format", "text", "How log records are written: text or json.", false,
+       [out](absl::string_view text) -> absl::Status {
+         if (text != "text" && text != "json") return Bad("text or json");
+         out->json_log = text == "json";
+         return absl::OkStatus();
+       }},
+      Lifetime("slow_call", "A call that takes longer is told in the log, with where its time went.",
+               &out->server.service.slow_call),
       Text("backup_path", "none", "Folder that AdminService.CreateBackup writes backups into.", &engine.backup_path),
       Boolean("sync_writes", "true",
               "Fsync the log before it is acknowledged as durable. false: a power failure may lose the last appends.",
@@ -259,6 +289,22 @@ std::vector<std::string> Flagfiles(const std::vector<std::string>& arguments) {
   return out;
 }
 
+// What the flags say about who can reach the server, taken together.
+absl::Status CheckTransport(const ServerFlags& flags) {
+  const TlsFiles& tls = flags.server.tls;
+  if (tls.certificate.empty() != tls.key.empty()) {
+    return absl::InvalidArgumentError("--tls_certificate and --tls_key go together, and one of them is not set");
+  }
+  if (!tls.client_ca.empty() && tls.certificate.empty()) {
+    return absl::InvalidArgumentError("--tls_client_ca is set without --tls_certificate and --tls_key");
+  }
+  if (!tls.certificate.empty() || flags.allow_insecure || IsLoopback(flags.server.listen)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--listen is \"", flags.server.listen,
+                   "\", which other machines may reach, without TLS: set --tls_certificate and --tls_key, or "
+                   "--allow_insecure if something else keeps strangers out"));
+}
+
 bool IsName(absl::string_view name) {
   return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [](char c) {
     return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-';
@@ -278,6 +324,7 @@ absl::StatusOr<ServerFlags> ParseServerFlags(const std::vector<std::string>& arg
     if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat(path, ": ", status.message()));
   }
   RETURN_IF_ERROR(FromArguments(flags, arguments, /*in_file=*/false, &out));
+  if (!out.help && !out.version) RETURN_IF_ERROR(CheckTransport(out));
   return out;
 }
 

@@ -23,6 +23,9 @@ namespace mnemosyne {
 struct ServerFlags {
   Engine::Options engine;  // models empty: FindDefaultModel
   Server::Options server;
+  std::string access_file;      // empty: everyone may do everything
+  bool allow_insecure = false;  // listen in the clear where other machines reach it
+  bool json_log = false;
   absl::Duration drain_timeout = absl::Seconds(30);
   bool help = false;
   bool version = false;

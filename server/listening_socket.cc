@@ -1,5 +1,6 @@
 #include "server/listening_socket.h"
 
+#include <arpa/inet.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -9,6 +10,13 @@
 #include <cstring>
 
 namespace mnemosyne {
+
+bool IsLoopback(const std::string& address) {
+  const std::string host = address.substr(0, address.rfind(':'));
+  if (host == "localhost" || host == "[::1]") return true;
+  in_addr parsed{};
+  return inet_pton(AF_INET, host.c_str(), &parsed) == 1 && (ntohl(parsed.s_addr) >> 24) == 127;
+}
 
 absl::StatusOr<int> ListenOn(const std::string& address) {
   const size_t colon = address.rfind(':');

@@ -11,6 +11,9 @@ namespace mnemosyne {
 // not: "address in use".
 absl::StatusOr<int> ListenOn(const std::string& address);
 
+// Whether only this machine reaches the address: "localhost:1", "127.0.0.1:1", "[::1]:1".
+bool IsLoopback(const std::string& address);
+
 int PortOf(int socket);
 
 }  // namespace mnemosyne

@@ -1,4 +1,5 @@
-// One-line log records on stderr: time, level, message, key=value. They hold no tokens and no memory contents.
+// One-line log records on stderr: time, level, message, key=value; or as JSON. They hold no tokens and no memory
+// contents.
 //
 //   Log(LogLevel::kInfo, "data folder opened", {{"path", "data"}, {"sessions", "12"}});
 //   2026-01-31T12:00:00.000Z info data folder opened path=data sessions=12
@@ -19,7 +20,11 @@ enum class LogLevel { kInfo, kWarning, kError };
 using LogFields = std::vector<std::pair<std::string, std::string>>;
 
 // The record as Log writes it, without the newline. Values with spaces, quotes or control characters are quoted.
-std::string FormatLogRecord(absl::Time time, LogLevel level, absl::string_view message, const LogFields& fields);
+enum class LogFormat { kText, kJson };
+std::string FormatLogRecord(LogFormat format, absl::Time time, LogLevel level, absl::string_view message, const LogFields& fields);
+
+// From here on records are JSON objects: {"time":..., "level":..., "message":..., KEY: VALUE ...}.
+void LogAsJson();
 
 void Log(LogLevel level, absl::string_view message, const LogFields& fields = {});
 

@@ -22,8 +22,11 @@ class MemoryService final : public v1::MemoryService::CallbackService {
   struct Options {
     int blocking_threads = 8;
     int max_blocking_waiting = 1024;
+    absl::Duration slow_call = absl::InfiniteDuration();  // one that takes longer is told in the log
   };
-  MemoryService(Engine& engine, Metrics& metrics, const Options& options);  // both outlive it
+  // All outlive it. `audit_log` may be null.
+  MemoryService(Engine& engine, Metrics& metrics, const AccessControl& access, AuditLog* audit_log,
+                const Options& options);
   ~MemoryService() override;  // after the gRPC server's shutdown; waits for the last call
 
   // Ends every stream, now and from now on, with `status`.
@@ -60,6 +63,7 @@ class MemoryService final : public v1::MemoryService::CallbackService {
  private:
   CallRegistry registry_;
   BlockingCalls blocking_;  // after registry_: its tasks end calls
+  TenantUses tenant_uses_;
   const CallEnvironment environment_;
 };
 

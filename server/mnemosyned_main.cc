@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "core/base/status_macros.h"
 #include "core/engine/engine.h"
+#include "server/access/access_control.h"
 #include "server/flags.h"
 #include "server/log.h"
 #include "server/server.h"
@@ -64,10 +65,18 @@ std::string WithPort(const std::string& address, int port) {
 }
 
 absl::Status Serve(ServerFlags flags) {
+  if (flags.json_log) LogAsJson();
+  ASSIGN_OR_RETURN(const std::shared_ptr<AccessControl> access, AccessControl::Start(flags.access_file));
+  flags.engine.tenant_limits = [access](absl::string_view tenant) { return access->QuotasOf(tenant).sessions; };
   if (flags.engine.models.empty()) RETURN_IF_ERROR(AddDefaultModel(&flags.engine));
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Start(flags.engine));
+  const TlsFiles& tls = flags.server.tls;
   Log(LogLevel::kInfo, "mnemosyned",
-      {{"version", kVersion}, {"blas", engine->blas()}, {"device", flags.engine.device}});
+      {{"version", kVersion},
+       {"blas", engine->blas()},
+       {"device", flags.engine.device},
+       {"tls", tls.certificate.empty() ? "off" : tls.client_ca.empty() ? "on" : "mutual"},
+       {"access", flags.access_file.empty() ? "open" : "token"}});
   for (const ModelInfo& model : engine->models()) {
     Log(LogLevel::kInfo, "model loaded",
         {{"name", model.name},
@@ -77,7 +86,7 @@ absl::Status Serve(ServerFlags flags) {
   }
   Log(LogLevel::kInfo, "data folder opened",
       {{"path", flags.engine.data_path}, {"sessions", absl::StrCat(engine->stats().sessions)}});
-  ASSIGN_OR_RETURN(const std::unique_ptr<Server> server, Server::Start(flags.server, *engine));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Server> server, Server::Start(flags.server, *engine, access));
   if (!flags.server.metrics_address.empty()) {
     Log(LogLevel::kInfo,
         absl::StrCat("metrics on ", WithPort(flags.server.metrics_address, server->metrics_port()), "/metrics"));

@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "absl/memory/memory.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "core/base/status_macros.h"
 
 namespace mnemosyne {
 namespace {
@@ -43,6 +45,9 @@ class QueryCall::Observer final : public QueryObserver {
     if (call->last_.has_value()) return;
     if (summary.ok()) {
       call->summary_ = *summary;
+      call->scope_.NoteStage("queue", summary->queue_time);
+      call->scope_.NoteStage("first_token", summary->time_to_first_token);
+      call->scope_.NoteStage("answer", summary->total_time);
       call->environment_.metrics.ObserveQuery(absl::Now() - call->arrival_);
     }
     call->last_ = summary.status();  // the handle goes in OnDone of the call: not on this thread
@@ -58,7 +63,7 @@ QueryCall* QueryCall::Start(const CallEnvironment& environment, grpc::CallbackSe
   std::shared_ptr<QueryCall> call = absl::WrapUnique(new QueryCall(environment, context));
   call->self_ = call;
   call->registration_ = environment.registry.Add(nullptr);
-  absl::StatusOr<QueryOptions> options = QueryOptionsOf(request);
+  absl::StatusOr<QueryOptions> options = call->Admit(request);
   if (!options.ok()) {
     call->End(options.status());
     return call.get();
@@ -69,7 +74,7 @@ QueryCall* QueryCall::Start(const CallEnvironment& environment, grpc::CallbackSe
 }
 
 QueryCall::QueryCall(const CallEnvironment& environment, grpc::CallbackServerContext* context)
-    : environment_(environment), context_(context), arrival_(absl::Now()) {}
+    : environment_(environment), scope_(environment, "Query", context), arrival_(absl::Now()) {}
 
 QueryCall::~QueryCall() {
   std::shared_ptr<QueryHandle> handle;
@@ -79,6 +84,23 @@ QueryCall::~QueryCall() {
   }
   handle.reset();
   environment_.registry.Remove(registration_);
+}
+
+absl::StatusOr<QueryOptions> QueryCall::Admit(const v1::QueryRequest& request) {
+  RETURN_IF_ERROR(scope_.Admit(request.remember() ? Role::kWrite : Role::kRead));
+  ASSIGN_OR_RETURN(QueryOptions options, QueryOptionsOf(request));
+  ASSIGN_OR_RETURN(options.session_id, scope_.SessionId(request.session_id()));
+  if (options.remember) RETURN_IF_ERROR(scope_.CheckStoredBytes());
+  const Caller& caller = scope_.caller();
+  if (caller.meter == nullptr) return options;
+  const int64_t most = scope_.quotas().max_queries;
+  if (!caller.meter->BeginQuery(most)) {
+    return QuotaError(absl::StrCat("tenant '", caller.tenant, "' has ", most,
+                                   " queries under way, its maximum (max_queries of the tenant)"),
+                      absl::Milliseconds(500));
+  }
+  meter_ = caller.meter;
+  return options;
 }
 
 void QueryCall::StartQuery(const QueryOptions& options) {
@@ -119,7 +141,8 @@ void QueryCall::Advance() {
   }
   if (!last_.has_value()) return;
   finished_ = true;
-  Finish(LastStatus(environment_, "Query", *last_, context_));
+  if (meter_ != nullptr) meter_->EndQuery();  // before the client can ask the next one
+  Finish(scope_.Last(*last_));
 }
 
 void QueryCall::OnWriteDone(bool ok) {

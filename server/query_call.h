@@ -33,15 +33,18 @@ class QueryCall final : public grpc::ServerWriteReactor<v1::QueryResponse>,
 
   QueryCall(const CallEnvironment& environment, grpc::CallbackServerContext* context);
 
+  // What is asked, if the caller may ask it; takes one of its tenant's queries.
+  absl::StatusOr<QueryOptions> Admit(const v1::QueryRequest& request);
   void StartQuery(const QueryOptions& options);  // may wait for a disk
   void End(const absl::Status& status);
   void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);  // writes what is due, or finishes
 
   const CallEnvironment environment_;
-  grpc::CallbackServerContext* const context_;  // valid until OnDone
+  CallScope scope_;
   const absl::Time arrival_;
   std::shared_ptr<QueryCall> self_;  // until OnDone
   uint64_t registration_ = 0;
+  std::shared_ptr<TenantMeter> meter_;  // of whose queries this is one; null: none
 
   v1::QueryResponse response_;  // of the write in flight
 

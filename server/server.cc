@@ -36,32 +36,55 @@ std::string WhyNotBound(const std::string& address) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options, Engine& engine) {
-  std::unique_ptr<Server> server = absl::WrapUnique(new Server(options, engine));
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options, Engine& engine,
+                                                      std::shared_ptr<const AccessControl> access) {
+  if (access == nullptr) {
+    ASSIGN_OR_RETURN(access, AccessControl::Start(""));
+  }
+  std::unique_ptr<AuditLog> audit_log;
+  if (!options.audit_log_path.empty()) {
+    ASSIGN_OR_RETURN(audit_log, AuditLog::Open(options.audit_log_path));
+  }
+  std::unique_ptr<Server> server =
+      absl::WrapUnique(new Server(options, engine, std::move(access), std::move(audit_log)));
   RETURN_IF_ERROR(server->Listen(options));
   return server;
 }
 
-Server::Server(const Options& options, Engine& engine)
+Server::Server(const Options& options, Engine& engine, std::shared_ptr<const AccessControl> access,
+               std::unique_ptr<AuditLog> audit_log)
     : engine_(engine),
+      access_(std::move(access)),
+      audit_log_(std::move(audit_log)),
       metrics_(std::make_shared<Metrics>(engine)),
-      service_(engine, *metrics_, options.service),
+      service_(engine, *metrics_, *access_, audit_log_.get(), options.service),
       admin_service_(service_.environment()) {}
 
 absl::Status Server::Listen(const Options& options) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port_);
+  std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials();
+  if (!options.tls.certificate.empty()) {
+    ASSIGN_OR_RETURN(credentials, TlsServerCredentials(options.tls));
+  }
+  builder.AddListeningPort(options.listen, credentials, &port_);
   builder.RegisterService(&service_);
   builder.RegisterService(&admin_service_);
   builder.SetMaxReceiveMessageSize(MaxMessageBytes(engine_.options()));
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second server on the port is an error
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams_per_connection);
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, options.max_metadata_bytes);
+  if (options.max_connection_age != absl::InfiniteDuration()) {
+    // Calls under way go on for as long as they take: the age is for spreading clients over servers.
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
+                               static_cast<int>(absl::ToInt64Milliseconds(options.max_connection_age)));
+  }
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60 * 1000);  // a client that vanished is found out
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20 * 1000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10 * 1000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 2);  // a client that pings more often is cut off
   server_ = builder.BuildAndStart();
   if (server_ == nullptr || port_ == 0) {
     return absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen, ": ", WhyNotBound(options.listen)));

@@ -15,6 +15,9 @@
 #include "absl/time/time.h"
 #include "core/engine/engine.h"
 #include "grpcpp/server.h"
+#include "server/access/access_control.h"
+#include "server/access/audit_log.h"
+#include "server/access/tls.h"
 #include "server/admin_service.h"
 #include "server/memory_service.h"
 #include "server/metrics.h"
@@ -27,11 +30,17 @@ class Server {
   struct Options {
     std::string listen = "127.0.0.1:50051";          // host:port; port 0 takes a free one
     std::string metrics_address = "127.0.0.1:9464";  // as above; empty: no metrics over HTTP
+    TlsFiles tls;                         // empty: in the clear
+    std::string audit_log_path;           // empty: none
     int max_streams_per_connection = 1024;
+    int max_metadata_bytes = 16384;        // of a call's headers
+    absl::Duration max_connection_age = absl::InfiniteDuration();  // then the client is asked to connect anew
     MemoryService::Options service;
   };
-  // `engine` must outlive the server. UNAVAILABLE names an address that cannot be listened on, and why.
-  static absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options, Engine& engine);
+  // `engine` must outlive the server, and `access`; null: everyone may do everything. UNAVAILABLE names an address that
+  // cannot be listened on, and why; INVALID_ARGUMENT a file for TLS.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options, Engine& engine,
+                                                       std::shared_ptr<const AccessControl> access = nullptr);
   // Cancels the calls that are still under way; Drain first to end in order.
   ~Server();
 
@@ -43,11 +52,14 @@ class Server {
   absl::Status Drain(absl::Time deadline);
 
  private:
-  Server(const Options& options, Engine& engine);
+  Server(const Options& options, Engine& engine, std::shared_ptr<const AccessControl> access,
+         std::unique_ptr<AuditLog> audit_log);
   absl::Status Listen(const Options& options);
   void Shutdown(absl::Time deadline);
 
   Engine& engine_;
+  const std::shared_ptr<const AccessControl> access_;
+  const std::unique_ptr<AuditLog> audit_log_;
   const std::shared_ptr<Metrics> metrics_;
   MemoryService service_;
   AdminService admin_service_;

@@ -1,6 +1,7 @@
 #include "server/stream_call.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -59,7 +60,7 @@ StreamCall* StreamCall::Start(const CallEnvironment& environment, grpc::Callback
 }
 
 StreamCall::StreamCall(const CallEnvironment& environment, grpc::CallbackServerContext* context)
-    : environment_(environment), context_(context) {}
+    : environment_(environment), scope_(environment, "Stream", context, /*lasts=*/true) {}
 
 StreamCall::~StreamCall() { environment_.registry.Remove(registration_); }
 
@@ -94,6 +95,7 @@ void StreamCall::HandleOpen() {
   if (!request_.has_open()) {
     return End(absl::InvalidArgumentError("the first request of a stream is to be open"));
   }
+  if (const absl::Status admitted = scope_.Admit(Role::kWrite); !admitted.ok()) return End(admitted);
   if (!environment_.blocking.Schedule([call = shared_from_this()] { call->OpenSession(); })) End(Busy());
 }
 
@@ -101,13 +103,15 @@ absl::StatusOr<std::unique_ptr<Writer>> StreamCall::OpenWriter(bool* created) {
   const v1::Open& open = request_.open();
   SessionOptions creation = {.model = open.model(), .labels = LabelsOf(open.labels())};
   ASSIGN_OR_RETURN(creation.settings, SettingsOf(open.settings(), environment_.engine.options().default_settings));
-  std::string id = open.session_id();
-  if (id.empty()) {
+  ASSIGN_OR_RETURN(std::string id, scope_.NewSessionId(open.session_id()));
+  RETURN_IF_ERROR(scope_.CheckStoredBytes());
+  if (open.session_id().empty()) {
     if (!open.create_if_missing()) {
       return absl::InvalidArgumentError("open.session_id is empty and create_if_missing is not set");
     }
-    ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.CreateSession("", creation));
+    ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.CreateSession(id, creation));
     id = session.id;
+    scope_.NoteSession(id);
     *created = true;
   }
   const WriterOptions options = {
@@ -137,6 +141,7 @@ void StreamCall::OpenSession() {
     return;
   }
   writer_ = *std::move(writer);
+  meter_ = scope_.caller().meter;
   next_sequence_ = session.next_sequence;
   if (!progress_seen_) {
     latest_.sequence = session.next_sequence - 1;
@@ -154,7 +159,47 @@ void StreamCall::OpenSession() {
   ReadNext();
 }
 
+bool StreamCall::MayAppend() {
+  constexpr absl::Duration kLongestPause = absl::Seconds(10);
+  absl::Status status = scope_.CheckStillAdmitted(Role::kWrite);
+  if (status.ok()) status = scope_.CheckStoredBytes();
+  const Caller& caller = scope_.caller();
+  absl::Duration pause;
+  if (status.ok() && caller.meter != nullptr) {
+    const int64_t rate = scope_.quotas().max_tokens_per_second;
+    if (rate < std::numeric_limits<int64_t>::max()) {
+      absl::MutexLock lock(&mutex_);
+      is_uncounted_ = latest_.sequence < accepted_sequence_ && !last_.has_value();
+      if (is_uncounted_) return false;
+    }
+    pause = caller.meter->WaitTime(rate, absl::Now());
+    if (pause > kLongestPause) {
+      status = QuotaError(absl::StrCat("tenant '", caller.tenant, "' is above its ", rate,
+                                       " tokens a second (max_tokens_per_second of the tenant)"),
+                          pause);
+    }
+  }
+  if (!status.ok()) {
+    End(status);
+    return false;
+  }
+  if (pause == absl::ZeroDuration()) return true;
+  absl::MutexLock lock(&mutex_);
+  if (last_.has_value()) return false;
+  is_slowed_ = true;
+  rate_alarm_ = std::make_unique<grpc::Alarm>();  // which keeps what it calls: hence weakly
+  rate_alarm_->Set(absl::ToChronoTime(absl::Now() + pause), [weak = weak_from_this()](bool) {
+    const std::shared_ptr<StreamCall> call = weak.lock();
+    if (call == nullptr) return;
+    absl::MutexLock lock(&call->mutex_);
+    call->is_slowed_ = false;
+    if (!call->last_.has_value()) call->environment_.blocking.Continue([call] { call->HandleAppend(); });
+  });
+  return false;
+}
+
 void StreamCall::HandleAppend() {
+  if (!MayAppend()) return;
   while (true) {
     const uint64_t sequence = request_.append().sequence();
     absl::StatusOr<Content> content = ContentOf(request_.append());
@@ -218,6 +263,14 @@ void StreamCall::Merge(const Progress& progress) {
     flushes_asked_ = std::max<int64_t>(0, flushes_asked_ - 1);
     ++flushes_due_;
   }
+  // The first report says what the session has; what this stream adds counts for its tenant.
+  if (meter_ != nullptr && progress.watermarks.accepted > latest_.watermarks.accepted) {
+    meter_->Spend(progress.watermarks.accepted - latest_.watermarks.accepted);
+  }
+  if (is_uncounted_ && progress.sequence >= accepted_sequence_) {
+    is_uncounted_ = false;
+    environment_.blocking.Continue([call = shared_from_this()] { call->HandleAppend(); });
+  }
   latest_ = progress;
   progress_seen_ = true;
   ack_due_ = true;
@@ -228,7 +281,7 @@ void StreamCall::Merge(const Progress& progress) {
 }
 
 bool StreamCall::Complete() const {
-  return half_closed_ && opened_sent_ && !waiting_for_room_ && flushes_asked_ == 0 &&
+  return half_closed_ && opened_sent_ && !waiting_for_room_ && !is_slowed_ && !is_uncounted_ && flushes_asked_ == 0 &&
          latest_.durable_sequence >= accepted_sequence_;
 }
 
@@ -255,6 +308,7 @@ void StreamCall::Advance() {
     giving_back_ = true;
     environment_.blocking.Continue([call = shared_from_this()] { call->GiveSeatBack(); });
   }
+  if (last_.has_value() && is_slowed_) rate_alarm_->Cancel();
   if (finished_ || write_in_flight_) return;
   if (opened_due_ && !cancelled_) {
     opened_due_ = false;
@@ -270,7 +324,7 @@ void StreamCall::Advance() {
   }
   if (!last_.has_value() || giving_back_) return;
   finished_ = true;
-  Finish(LastStatus(environment_, "Stream", *last_, context_));
+  Finish(scope_.Last(*last_));
 }
 
 void StreamCall::ReadNext() {

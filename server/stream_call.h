@@ -1,7 +1,7 @@
 // One Stream RPC: a writer's messages into the engine, the engine's progress out as acks.
 //
 // Back-pressure: an append for which the engine has no room is kept, and no further message is read until the engine
-// has room again; HTTP/2 flow control then holds the client. Acks are coalesced: one write is in flight, and what comes
+// has room again; HTTP/2 flow control then holds the client. So it is with a tenant that is above its tokens a second. Acks are coalesced: one write is in flight, and what comes
 // in the meantime is merged into the next (the newest watermarks, the mean of the surprise, one ack for every flush).
 //
 // Threads: gRPC's, the engine's (the observer) and BlockingCalls' meet at mutex_, which is not held while the engine is
@@ -16,6 +16,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "grpcpp/alarm.h"
 #include "mnemosyne/v1/memory_service.grpc.pb.h"
 #include "server/call.h"
 
@@ -51,8 +52,11 @@ class StreamCall final : public grpc::ServerBidiReactor<v1::StreamRequest, v1::S
   void Merge(const Progress& progress) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(bool* created);
 
+  // Whether the append in request_ may go to the engine now. Not: the stream ends, or waits for its tenant's rate.
+  bool MayAppend();
+
   const CallEnvironment environment_;
-  grpc::CallbackServerContext* const context_;  // valid until OnDone
+  CallScope scope_;  // used by whoever has the message in request_ at hand, and at the end
   std::shared_ptr<StreamCall> self_;            // until OnDone
   uint64_t registration_ = 0;
 
@@ -83,6 +87,11 @@ class StreamCall final : public grpc::ServerBidiReactor<v1::StreamRequest, v1::S
   double surprise_sum_ ABSL_GUARDED_BY(mutex_) = 0, surprise_weight_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t flushes_asked_ ABSL_GUARDED_BY(mutex_) = 0;  // not answered by the engine yet
   int64_t flushes_due_ ABSL_GUARDED_BY(mutex_) = 0;    // answered, not acked yet
+
+  std::shared_ptr<TenantMeter> meter_ ABSL_GUARDED_BY(mutex_);  // that what is accepted counts for; null: none
+  bool is_uncounted_ ABSL_GUARDED_BY(mutex_) = false;           // an append waits for the one before it to be counted
+  bool is_slowed_ ABSL_GUARDED_BY(mutex_) = false;              // one waits for rate_alarm_
+  std::unique_ptr<grpc::Alarm> rate_alarm_ ABSL_GUARDED_BY(mutex_);
 
   uint64_t timed_sequence_ ABSL_GUARDED_BY(mutex_) = 0;  // 0: no append is being timed
   absl::Time timed_since_ ABSL_GUARDED_BY(mutex_);

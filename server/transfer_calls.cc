@@ -35,9 +35,13 @@ ExportCall* ExportCall::Start(const CallEnvironment& environment, grpc::Callback
     }
     call->End(status);
   };
-  if (request.session_id().empty()) {
-    refuse(absl::InvalidArgumentError("session_id is empty"));
-  } else if (!environment.blocking.Schedule([call, id = request.session_id()] { call->Begin(id); })) {
+  const absl::StatusOr<std::string> id = [&]() -> absl::StatusOr<std::string> {
+    RETURN_IF_ERROR(call->scope_.Admit(Role::kRead));
+    return call->scope_.SessionId(request.session_id());
+  }();
+  if (!id.ok()) {
+    refuse(id.status());
+  } else if (!environment.blocking.Schedule([call, id = *id] { call->Begin(id); })) {
     refuse(Busy());
   }
   return call.get();
@@ -92,7 +96,7 @@ void ExportCall::End(const absl::Status& status) {
 void ExportCall::FinishIfIdle() {
   if (busy_ || finished_) return;
   finished_ = true;
-  Finish(LastStatus(environment_, "ExportSession", *last_, context_));
+  Finish(scope_.Last(*last_));
 }
 
 void ExportCall::OnCancel() { End(ClientGone()); }
@@ -105,7 +109,11 @@ ImportCall* ImportCall::Start(const CallEnvironment& environment, grpc::Callback
   std::shared_ptr<ImportCall> call = absl::WrapUnique(new ImportCall(environment, context, response));
   call->self_ = call;
   call->registration_ = environment.registry.Add(EndOf(call, &ImportCall::End));
-  call->StartRead(&call->request_);
+  if (const absl::Status admitted = call->scope_.Admit(Role::kWrite); !admitted.ok()) {
+    call->End(admitted);
+  } else {
+    call->StartRead(&call->request_);
+  }
   return call.get();
 }
 
@@ -124,8 +132,11 @@ void ImportCall::OnReadDone(bool ok) {
 }
 
 absl::Status ImportCall::Add() {
+  RETURN_IF_ERROR(scope_.CheckStillAdmitted(Role::kWrite));
   if (import_ == nullptr) {
-    ASSIGN_OR_RETURN(import_, environment_.engine.ImportSession(request_.session_id()));
+    ASSIGN_OR_RETURN(const std::string id, scope_.NewSessionId(request_.session_id()));
+    RETURN_IF_ERROR(scope_.CheckStoredBytes());
+    ASSIGN_OR_RETURN(import_, environment_.engine.ImportSession(id));
   } else if (!request_.session_id().empty()) {
     return absl::InvalidArgumentError("session_id is set in another than the first request");
   }
@@ -148,7 +159,10 @@ void ImportCall::FinishImport() {
   } else if (import_ != nullptr) {
     const absl::StatusOr<SessionInfo> session = import_->Finish();
     status = session.status();
-    if (session.ok()) ToProto(*session, response_->mutable_session());
+    if (session.ok()) {
+      scope_.NoteSession(session->id);
+      ToProto(*session, response_->mutable_session());
+    }
   }
   absl::MutexLock lock(&mutex_);
   if (!last_) last_ = status;
@@ -165,7 +179,7 @@ void ImportCall::End(const absl::Status& status) {
 void ImportCall::FinishIfIdle() {
   if (busy_ || finished_) return;
   finished_ = true;
-  Finish(LastStatus(environment_, "ImportSession", *last_, context_));
+  Finish(scope_.Last(*last_));
 }
 
 void ImportCall::OnCancel() { End(ClientGone()); }

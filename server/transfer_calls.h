@@ -27,15 +27,15 @@ class ExportCall final : public grpc::ServerWriteReactor<v1::ExportSessionRespon
 
  private:
   ExportCall(const CallEnvironment& environment, grpc::CallbackServerContext* context)
-      : environment_(environment), context_(context) {}
+      : environment_(environment), scope_(environment, "ExportSession", context, /*lasts=*/true) {}
   void Begin(const std::string& session_id);
   void SendNext();
   void End(const absl::Status& status);
   void FinishIfIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const CallEnvironment environment_;
-  grpc::CallbackServerContext* const context_;  // valid until OnDone
-  std::shared_ptr<ExportCall> self_;            // until OnDone
+  CallScope scope_;
+  std::shared_ptr<ExportCall> self_;  // until OnDone
   uint64_t registration_ = 0;
   std::unique_ptr<SessionExport> export_;  // of the part under way
   v1::ExportSessionResponse response_;     // of the part under way
@@ -60,7 +60,7 @@ class ImportCall final : public grpc::ServerReadReactor<v1::ImportSessionRequest
  private:
   ImportCall(const CallEnvironment& environment, grpc::CallbackServerContext* context,
              v1::ImportSessionResponse* response)
-      : environment_(environment), context_(context), response_(response) {}
+      : environment_(environment), scope_(environment, "ImportSession", context, /*lasts=*/true), context_(context), response_(response) {}
   void Take();          // what was read
   void FinishImport();  // all of it was
   absl::Status Add();
@@ -68,6 +68,7 @@ class ImportCall final : public grpc::ServerReadReactor<v1::ImportSessionRequest
   void FinishIfIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const CallEnvironment environment_;
+  CallScope scope_;
   grpc::CallbackServerContext* const context_;  // valid until OnDone
   v1::ImportSessionResponse* const response_;
   std::shared_ptr<ImportCall> self_;  // until OnDone

@@ -32,6 +32,12 @@ MATCHER_P2(StatusIs, code, message, "has code " + absl::StatusCodeToString(code)
   return status.code() == code && testing::ExplainMatchResult(message, std::string(status.message()), result_listener);
 }
 
+MATCHER_P(StatusIs, code, "has code " + absl::StatusCodeToString(code)) {
+  const absl::Status& status = StatusOf(arg);
+  *result_listener << "whose status is " << status.ToString();
+  return status.code() == code;
+}
+
 #define ASSERT_OK(expression) ASSERT_THAT(expression, ::mnemosyne::IsOk())
 #define EXPECT_OK(expression) EXPECT_THAT(expression, ::mnemosyne::IsOk())
 

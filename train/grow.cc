@@ -25,9 +25,11 @@ absl::Status GrowWeights(const ModelConfig& from, const std::vector<NamedTensor>
   ModelConfig same = from;
   same.blocks = to.blocks;
   same.ff_dim = to.ff_dim;
+  if (to.persistent == 0) same.persistent = 0;
   if (FormatModelConfig(same) != FormatModelConfig(to) || to.ff_dim < from.ff_dim) {
     return absl::InvalidArgumentError(
-        "the model to start from may differ in config keys 'blocks' and 'ff_dim' only, and have no larger ff_dim");
+        "the model to start from may differ in config keys 'blocks', 'ff_dim' and 'persistent' only, have no larger "
+        "ff_dim, and lose all its persistent tokens or none");
   }
   std::map<std::string, std::string> prefixes;  // of blocks, old to new
   size_t place = 0;
@@ -51,6 +53,7 @@ absl::Status GrowWeights(const ModelConfig& from, const std::vector<NamedTensor>
       const size_t end = name.find('.', 7) + 1;
       name = prefixes.at(name.substr(0, end)) + name.substr(end);
     }
+    if (to.persistent == 0 && (name.ends_with("persistent_k") || name.ends_with("persistent_v"))) continue;
     const Tensor small = at::tensor(one.values).view(one.shape);
     Tensor& large = weights->at(name);
     if (small.sizes() == large.sizes()) {

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -25,6 +26,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "core/base/tenant.h"
 #include "core/model/config.h"
 #include "core/storage/records.h"
 
@@ -218,6 +220,12 @@ class SessionImport {
   virtual absl::StatusOr<SessionInfo> Finish() = 0;  // DATA_LOSS: truncated. Waits for an fsync
 };
 
+struct TenantUse {
+  int64_t sessions = 0;
+  int64_t resident_bytes = 0;
+  int64_t stored_bytes = 0;  // approximate: the sessions' logs, and two snapshots of each
+};
+
 struct SessionPage {
   std::vector<SessionInfo> sessions;  // by id
   std::string next_id;                // empty: no more
@@ -264,6 +272,8 @@ class Engine {
     SessionSettings default_settings;          // of sessions whose creation names none
     std::string backup_path;                   // where CreateBackup writes; empty: nowhere
     int64_t snapshot_every_tokens = 262144;    // memorized since the last snapshot, a session
+    // Asked whenever a session is made or comes into memory; must not wait. Empty: tenants have no limits of their own.
+    std::function<TenantLimits(absl::string_view tenant)> tenant_limits;
     bool sync_writes = true;                   // false: durable means handed to the operating system
   };
   // Opens the data folder and loads the models. Sessions are recovered when they are first used. INVALID_ARGUMENT names
@@ -275,17 +285,19 @@ class Engine {
   virtual const std::vector<ModelInfo>& models() const = 0;
   virtual std::string blas() const = 0;  // what the numbers run on, for the first log line
 
-  // An empty id: one is made. ALREADY_EXISTS; INVALID_ARGUMENT for an id that is not [A-Za-z0-9._-]{1,128}, for more
-  // than 64 labels, a key that is not 1 to 63 bytes or a value over 255, for a setting out of its range; NOT_FOUND for
+  // An empty id: one is made. ALREADY_EXISTS; INVALID_ARGUMENT for an id that is not [A-Za-z0-9._-]{1,128}, with a
+  // tenant before it (core/base/tenant.h) if there are tenants, for more than 64 labels, a key that is not 1 to 63 bytes or a value over 255, for a setting out of its range; NOT_FOUND for
   // the model. Waits for an fsync.
   virtual absl::StatusOr<SessionInfo> CreateSession(const std::string& id, const SessionOptions& options) = 0;
   virtual absl::StatusOr<SessionInfo> UpdateSession(const std::string& id, const SessionUpdate& update) = 0;
   // Loads the session when it is not resident, as all calls that name one do: may wait for a disk read.
   virtual absl::StatusOr<SessionInfo> GetSession(const std::string& id) = 0;
-  // Sessions with every one of the labels, by id, from `from_id` on; `page_size` in [1, 1000]. Loads none: watermarks
+  // The tenant's sessions with every one of the labels, by id, from `from_id` on; `page_size` in [1, 1000]. Loads none: watermarks
   // of a session that was not used since the start are as in its newest snapshot.
   virtual SessionPage ListSessions(const std::map<std::string, std::string>& labels, const std::string& from_id,
-                                   int page_size) = 0;
+                                   int page_size, absl::string_view tenant = "") = 0;
+  // Of every tenant that has sessions; "" stands for the sessions without one. Looks at every session.
+  virtual std::map<std::string, TenantUse> UseByTenant() const = 0;
   virtual absl::Status DeleteSession(const std::string& id) = 0;  // waits for an fsync
   // Forgets everything after `offset` (0: everything), in a new epoch; sequences go on. The writer loses its seat.
   // OUT_OF_RANGE past the accepted offset; INVALID_ARGUMENT inside a piece of text that was tokenized as one, names the
@@ -300,7 +312,8 @@ class Engine {
   // the files are rewritten when the disk lets them; not to be called again.
   virtual absl::StatusOr<ErasedSpan> EraseSpan(const std::string& id, int64_t begin, int64_t end) = 0;
   virtual absl::StatusOr<std::unique_ptr<SessionExport>> ExportSession(const std::string& id) = 0;
-  // An empty id: the exported session's. ALREADY_EXISTS, also at Finish.
+  // An empty id, or a tenant's without a name: the exported session's name, which a stream has without its tenant.
+  // ALREADY_EXISTS, also at Finish.
   virtual absl::StatusOr<std::unique_ptr<SessionImport>> ImportSession(const std::string& id) = 0;
   // Of all sessions as they are, into Options::backup_path. FAILED_PRECONDITION: there is none. Waits for the copy.
   virtual absl::StatusOr<BackupInfo> CreateBackup() = 0;

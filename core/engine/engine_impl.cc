@@ -64,7 +64,10 @@ absl::Status EngineImpl::Initialize() {
   ASSIGN_OR_RETURN(
       sessions_,
       SessionManager::Create(
-          {options_.max_resident_bytes, options_.max_sessions, {options_.max_backlog_tokens, options_.max_log_bytes}},
+          {options_.max_resident_bytes,
+           options_.max_sessions,
+           {options_.max_backlog_tokens, options_.max_log_bytes},
+           options_.tenant_limits},
           storage_.get(), models, [this](uint64_t number) { scheduler_->SessionReady(number); }));
   notifier_ = std::make_unique<WriterNotifier>();
   committer_ = std::make_unique<LogCommitter>(

@@ -49,7 +49,8 @@ class EngineImpl final : public Engine {
   absl::StatusOr<SessionInfo> UpdateSession(const std::string& id, const SessionUpdate& update) override;
   absl::StatusOr<SessionInfo> GetSession(const std::string& id) override;
   SessionPage ListSessions(const std::map<std::string, std::string>& labels, const std::string& from_id,
-                           int page_size) override;
+                           int page_size, absl::string_view tenant) override;
+  std::map<std::string, TenantUse> UseByTenant() const override;
   absl::Status DeleteSession(const std::string& id) override;
   absl::StatusOr<SessionInfo> Reset(const std::string& id, int64_t offset) override;
   absl::StatusOr<SessionInfo> ForkSession(const ForkOptions& options) override;

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "core/base/tenant.h"
 #include "core/base/status_macros.h"
 #include "core/engine/engine_impl.h"
 #include "core/engine/input_checks.h"
@@ -15,9 +16,9 @@ namespace mnemosyne {
 absl::StatusOr<SessionMetadata> EngineImpl::NewMetadata(const std::string& id, const SessionOptions& options) const {
   SessionMetadata metadata;
   metadata.id = id;
-  if (metadata.id.empty()) {
+  if (SessionNameOf(id).empty()) {
     std::random_device random;
-    metadata.id = absl::StrFormat("session-%08x%08x", random(), random());
+    metadata.id += absl::StrFormat("session-%08x%08x", random(), random());
   }
   RETURN_IF_ERROR(CheckSessionId(metadata.id));
   RETURN_IF_ERROR(CheckLabels(options.labels));
@@ -127,8 +128,8 @@ absl::StatusOr<SessionInfo> EngineImpl::UpdateSession(const std::string& id, con
 }
 
 SessionPage EngineImpl::ListSessions(const std::map<std::string, std::string>& labels, const std::string& from_id,
-                                     int page_size) {
-  std::vector<SessionManager::Listed> listed = sessions_->List(labels, from_id, page_size + 1);
+                                     int page_size, absl::string_view tenant) {
+  std::vector<SessionManager::Listed> listed = sessions_->List(labels, tenant, from_id, page_size + 1);
   SessionPage page;
   if (static_cast<int>(listed.size()) > page_size) {
     page.next_id = listed.back().metadata.id;
@@ -136,6 +137,20 @@ SessionPage EngineImpl::ListSessions(const std::map<std::string, std::string>& l
   }
   for (const SessionManager::Listed& one : listed) page.sessions.push_back(Describe(one.metadata, one.resident.get()));
   return page;
+}
+
+std::map<std::string, TenantUse> EngineImpl::UseByTenant() const {
+  constexpr int64_t kSnapshotsKept = 2;
+  std::map<std::string, TenantUse> uses;
+  for (const auto& [metadata, is_resident] : sessions_->All()) {
+    const auto model = models_.find(metadata.model);
+    const int64_t state_bytes = model == models_.end() ? 0 : model->second->state_bytes();
+    TenantUse& use = uses[std::string(TenantOf(metadata.id))];
+    use.sessions += 1;
+    use.resident_bytes += is_resident ? state_bytes : 0;
+    use.stored_bytes += storage_->LogBytes(metadata) + kSnapshotsKept * state_bytes;
+  }
+  return uses;
 }
 
 absl::Status EngineImpl::Isolate(const SessionHandle& handle, const absl::Status& reason) {

@@ -1,6 +1,7 @@
 // Sessions that leave the engine or come to it whole: exports, imports, backups.
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "core/base/tenant.h"
 #include "core/base/status_macros.h"
 #include "core/engine/engine_impl.h"
 #include "core/engine/input_checks.h"
@@ -100,7 +101,8 @@ class EngineImpl::Import final : public SessionImport, private ExportVisitor {
 
  private:
   absl::Status OnSession(SessionMetadata metadata) override {
-    if (!id_.empty()) metadata.id = id_;
+    const bool is_named = !SessionNameOf(id_).empty();
+    metadata.id = is_named ? id_ : absl::StrCat(id_, SessionNameOf(metadata.id));
     RETURN_IF_ERROR(CheckSessionId(metadata.id));
     RETURN_IF_ERROR(CheckLabels(metadata.labels));
     // Under whatever name the model is loaded here: the fingerprint says that it is the same.
@@ -203,15 +205,17 @@ absl::StatusOr<std::unique_ptr<SessionExport>> EngineImpl::ExportSession(const s
     return sessions_->CheckNotTrimmedSince(metadata);
   }));
   ExportWriter writer;
+  metadata.id = std::string(SessionNameOf(metadata.id));  // whose it is, is said by who imports it
   std::string begin = writer.Session(metadata);
   return std::make_unique<SessionExportImpl>(Describe(handle), header, handle->model().EncodeState(*state),
                                              metadata.log_begin, log_end, std::move(log), std::move(begin), writer);
 }
 
 absl::StatusOr<std::unique_ptr<SessionImport>> EngineImpl::ImportSession(const std::string& id) {
-  if (!id.empty()) RETURN_IF_ERROR(CheckSessionId(id));
+  const bool is_named = !SessionNameOf(id).empty();
+  if (is_named) RETURN_IF_ERROR(CheckSessionId(id));
   RETURN_IF_ERROR(CheckTakingWork());
-  if (!id.empty()) RETURN_IF_ERROR(sessions_->CheckNewId(id));
+  if (is_named) RETURN_IF_ERROR(sessions_->CheckNewId(id));
   return std::make_unique<Import>(this, id);
 }
 

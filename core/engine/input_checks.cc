@@ -5,6 +5,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/tenant.h"
 #include "core/base/status_macros.h"
 
 namespace mnemosyne {
@@ -12,9 +13,9 @@ namespace mnemosyne {
 namespace {
 
 constexpr size_t kMaxSessionIdBytes = 128;
-constexpr size_t kMaxModelNameBytes = 64;
+constexpr size_t kMaxModelNameBytes = 64, kMaxTenantBytes = 64;
 
-bool IsName(const std::string& text, size_t max_bytes) {
+bool IsName(absl::string_view text, size_t max_bytes) {
   return !text.empty() && text.size() <= max_bytes && std::all_of(text.begin(), text.end(), [](char c) {
     return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
   });
@@ -23,7 +24,9 @@ bool IsName(const std::string& text, size_t max_bytes) {
 }  // namespace
 
 absl::Status CheckSessionId(const std::string& id) {
-  if (IsName(id, kMaxSessionIdBytes)) return absl::OkStatus();
+  const absl::string_view tenant = TenantOf(id), name = SessionNameOf(id);
+  const bool has_tenant = name.size() < id.size();
+  if (IsName(name, kMaxSessionIdBytes) && (!has_tenant || IsName(tenant, kMaxTenantBytes))) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("session id '", absl::CHexEscape(id.substr(0, kMaxSessionIdBytes)),
                                                  "' is not [A-Za-z0-9._-]{1,", kMaxSessionIdBytes, "}"));
 }

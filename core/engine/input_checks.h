@@ -10,7 +10,7 @@
 
 namespace mnemosyne {
 
-// INVALID_ARGUMENT that names the value and the limit.
+// INVALID_ARGUMENT that names the value and the limit. An id may have a tenant before it (core/base/tenant.h).
 absl::Status CheckSessionId(const std::string& id);
 absl::Status CheckLabels(const std::map<std::string, std::string>& labels);
 // `block_tokens`: the model's.

@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "core/base/status_macros.h"
-#include "core/model/strict_json.h"
+#include "core/base/strict_json.h"
 
 namespace mnemosyne {
 namespace {

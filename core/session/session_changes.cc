@@ -161,7 +161,7 @@ absl::Status SessionManager::Remove(SessionHandle handle) {
   entry.busy = false;
   RETURN_IF_ERROR(status);
   DropResident(entry);
-  entries_.erase(metadata.id);
+  EraseEntry(metadata.id);
   return absl::OkStatus();
 }
 
@@ -202,7 +202,7 @@ absl::StatusOr<uint64_t> SessionManager::RemoveIf(const std::string& id,
   entry.busy = false;
   RETURN_IF_ERROR(status);
   if (entry.session != nullptr) DropResident(entry);
-  entries_.erase(id);
+  EraseEntry(id);
   return metadata.number;
 }
 
@@ -320,8 +320,8 @@ absl::StatusOr<SessionHandle> SessionManager::Fork(const SessionHandle& source, 
   fork.model = source->metadata().model;
   ASSIGN_OR_RETURN(fork, AddEntry(std::move(fork)));
   const absl::StatusOr<std::shared_ptr<Session>> session = [&]() -> absl::StatusOr<std::shared_ptr<Session>> {
-    RETURN_IF_ERROR(ReserveRoom(model.state_bytes()));
-    absl::Cleanup return_room = [&] { ReturnRoom(model.state_bytes()); };
+    RETURN_IF_ERROR(ReserveRoom(fork.id, model.state_bytes()));
+    absl::Cleanup return_room = [&] { ReturnRoom(fork.id, model.state_bytes()); };
     std::optional<Session::Recovered> start;
     const SessionMetadata asked = fork;
     ASSIGN_OR_RETURN(fork, ReadPast(source->metadata().id, [&](const SessionMetadata& from) {
@@ -343,7 +343,7 @@ absl::StatusOr<SessionHandle> SessionManager::Fork(const SessionHandle& source, 
     Entry& entry = entries_.at(fork.id);
     entry.busy = false;
     if (!session.ok()) {
-      entries_.erase(fork.id);
+      EraseEntry(fork.id);
       return session.status();
     }
     SetMetadata(entry, fork);

@@ -40,7 +40,7 @@ absl::StatusOr<std::unique_ptr<SessionManager>> SessionManager::Create(const Opt
     }
     const std::string id = metadata.id;
     manager->branches_.Set(metadata);
-    Entry& entry = manager->entries_[id];
+    Entry& entry = manager->NewEntry(id);
     manager->SetMetadata(entry, metadata);
     entry.last_used = now;
   }
@@ -70,7 +70,9 @@ void SessionManager::AddResident(Entry& entry, std::shared_ptr<Session> session)
 
 void SessionManager::DropResident(Entry& entry) {
   residents_.erase(entry.session->number());
-  stats_.resident_bytes -= entry.session->model().state_bytes();
+  const int64_t bytes = entry.session->model().state_bytes();
+  stats_.resident_bytes -= bytes;
+  tenants_[TenantOf(entry.metadata.id)].resident_bytes -= bytes;
   recency_.erase(entry.recency);
   entry.session = nullptr;
   entry.is_stale = false;
@@ -81,22 +83,46 @@ void SessionManager::Settled() {
   settled_ += 1;
 }
 
-void SessionManager::ReturnRoom(int64_t bytes) {
-  absl::MutexLock lock(&mutex_);
-  stats_.resident_bytes -= bytes;
+TenantLimits SessionManager::LimitsOfTenant(absl::string_view id) const {
+  const absl::string_view tenant = TenantOf(id);
+  return options_.tenant_limits == nullptr || tenant.empty() ? TenantLimits() : options_.tenant_limits(tenant);
 }
 
-absl::Status SessionManager::ReserveRoom(int64_t bytes) {
+SessionManager::Entry& SessionManager::NewEntry(const std::string& id) {
+  tenants_[TenantOf(id)].sessions += 1;
+  return entries_[id];
+}
+
+void SessionManager::EraseEntry(const std::string& id) {
+  if (entries_.erase(id) == 0) return;
+  const auto tenant = tenants_.find(TenantOf(id));
+  tenant->second.sessions -= 1;
+  if (tenant->second.sessions == 0 && tenant->second.resident_bytes == 0) tenants_.erase(tenant);
+}
+
+void SessionManager::ReturnRoom(absl::string_view id, int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  stats_.resident_bytes -= bytes;
+  tenants_[TenantOf(id)].resident_bytes -= bytes;
+}
+
+absl::Status SessionManager::ReserveRoom(absl::string_view id, int64_t bytes) {
+  const absl::string_view tenant = TenantOf(id);
+  const int64_t max_of_tenant = LimitsOfTenant(id).max_resident_bytes;
   while (true) {
     std::shared_ptr<Session> victim;
     {
       absl::MutexLock lock(&mutex_);
-      if (stats_.resident_bytes + bytes <= options_.max_resident_bytes) {
+      OfTenant& of_tenant = tenants_[tenant];
+      const bool fits_tenant = of_tenant.resident_bytes + bytes <= max_of_tenant;
+      if (fits_tenant && stats_.resident_bytes + bytes <= options_.max_resident_bytes) {
         stats_.resident_bytes += bytes;
+        of_tenant.resident_bytes += bytes;
         return absl::OkStatus();
       }
-      for (const std::string& id : recency_) {
-        Entry& entry = entries_.at(id);
+      for (const std::string& used : recency_) {
+        Entry& entry = entries_.at(used);
+        if (!fits_tenant && TenantOf(used) != tenant) continue;  // its own sessions make its room
         if (entry.pins > 0 || entry.busy || !entry.session->IsQuiet()) continue;
         entry.busy = true;
         settling_ += 1;
@@ -111,6 +137,11 @@ absl::Status SessionManager::ReserveRoom(int64_t bytes) {
         };
         mutex_.Await(absl::Condition(&changed));
         continue;
+      }
+      if (victim == nullptr && !fits_tenant) {
+        return absl::ResourceExhaustedError(absl::StrCat("states of tenant '", tenant, "' in use take ",
+                                                         of_tenant.resident_bytes, " bytes; its maximum is ",
+                                                         max_of_tenant, " (max_resident_bytes of the tenant)"));
       }
       if (victim == nullptr) {
         return absl::ResourceExhaustedError(absl::StrCat(stats_.resident_bytes,
@@ -166,9 +197,9 @@ absl::StatusOr<std::shared_ptr<Session>> SessionManager::Load(const SessionMetad
         absl::StrCat("session '", metadata.id, "' needs model '", metadata.model, "', which is not loaded"));
   }
   const int64_t state_bytes = model->second->state_bytes();
-  RETURN_IF_ERROR(ReserveRoom(state_bytes));
+  RETURN_IF_ERROR(ReserveRoom(metadata.id, state_bytes));
   absl::StatusOr<std::shared_ptr<Session>> session = Recover(metadata, *model->second, std::nullopt);
-  if (!session.ok()) ReturnRoom(state_bytes);
+  if (!session.ok()) ReturnRoom(metadata.id, state_bytes);
   return session;
 }
 
@@ -233,9 +264,17 @@ absl::StatusOr<SessionMetadata> SessionManager::AddEntry(SessionMetadata metadat
     return absl::ResourceExhaustedError(
         absl::StrCat("there are ", entries_.size(), " sessions; the maximum is ", options_.max_sessions));
   }
+  if (const auto tenant = tenants_.find(TenantOf(metadata.id)); tenant != tenants_.end()) {
+    const int64_t most = LimitsOfTenant(metadata.id).max_sessions;
+    if (tenant->second.sessions >= most) {
+      return absl::ResourceExhaustedError(absl::StrCat("tenant '", tenant->first, "' has ", tenant->second.sessions,
+                                                       " sessions; its maximum is ", most, " (max_sessions of the ",
+                                                       "tenant)"));
+    }
+  }
   if (metadata.number == 0) metadata.number = storage_->NextSessionNumber();
   metadata.fingerprint = models_.at(metadata.model)->fingerprint();
-  Entry& entry = entries_[metadata.id];
+  Entry& entry = NewEntry(metadata.id);
   SetMetadata(entry, metadata);
   entry.busy = true;
   return metadata;
@@ -244,16 +283,16 @@ absl::StatusOr<SessionMetadata> SessionManager::AddEntry(SessionMetadata metadat
 absl::StatusOr<SessionHandle> SessionManager::CreateSession(SessionMetadata metadata) {
   const Model* const model = models_.at(metadata.model);
   ASSIGN_OR_RETURN(metadata, AddEntry(std::move(metadata)));
-  absl::Status status = ReserveRoom(model->state_bytes());
+  absl::Status status = ReserveRoom(metadata.id, model->state_bytes());
   if (status.ok()) {
     status = storage_->PutSession(metadata);
-    if (!status.ok()) ReturnRoom(model->state_bytes());
+    if (!status.ok()) ReturnRoom(metadata.id, model->state_bytes());
   }
   absl::MutexLock branches_lock(&branches_mutex_);
   absl::MutexLock lock(&mutex_);
   Entry& entry = entries_.at(metadata.id);
   if (!status.ok()) {
-    entries_.erase(metadata.id);
+    EraseEntry(metadata.id);
     return status;
   }
   branches_.Set(metadata);
@@ -277,7 +316,7 @@ absl::Status SessionManager::FinishImport(const SessionMetadata& metadata) {
   absl::MutexLock branches_lock(&branches_mutex_);
   absl::MutexLock lock(&mutex_);
   if (!status.ok()) {
-    entries_.erase(metadata.id);
+    EraseEntry(metadata.id);
     return status;
   }
   branches_.Set(metadata);
@@ -304,8 +343,8 @@ absl::StatusOr<std::vector<std::string>> SessionManager::Reopen() {
   std::map<std::string, const SessionMetadata*> found;
   for (const SessionMetadata& metadata : sessions) {
     found[metadata.id] = &metadata;
-    const auto [place, is_new] = entries_.try_emplace(metadata.id);
-    Entry& entry = place->second;
+    const bool is_new = !entries_.contains(metadata.id);
+    Entry& entry = is_new ? NewEntry(metadata.id) : entries_.at(metadata.id);
     if (is_new) entry.last_used = absl::Now();
     if (EncodeSession(entry.metadata) == EncodeSession(metadata)) continue;
     if (entry.metadata.number != metadata.number) branches_.Remove(entry.metadata.number);
@@ -319,7 +358,8 @@ absl::StatusOr<std::vector<std::string>> SessionManager::Reopen() {
     if (!found.contains(it->first)) {
       branches_.Remove(entry.metadata.number);
       if (entry.session == nullptr) {
-        it = entries_.erase(it);
+        const std::string id = (it++)->first;
+        EraseEntry(id);
         continue;
       }
       entry.is_stale = entry.is_gone = true;
@@ -398,11 +438,17 @@ std::vector<std::shared_ptr<Session>> SessionManager::Residents() const {
 }
 
 std::vector<SessionManager::Listed> SessionManager::List(const std::map<std::string, std::string>& labels,
-                                                         const std::string& from_id, int64_t count) const {
+                                                         absl::string_view tenant, const std::string& from_id,
+                                                         int64_t count) const {
+  const std::string first = tenant.empty() ? std::string() : absl::StrCat(tenant, std::string(1, kTenantSeparator));
   absl::MutexLock lock(&mutex_);
   std::vector<Listed> listed;
-  for (auto it = entries_.lower_bound(from_id); it != entries_.end() && static_cast<int64_t>(listed.size()) < count;
-       ++it) {
+  for (auto it = entries_.lower_bound(std::max(first, from_id));
+       it != entries_.end() && static_cast<int64_t>(listed.size()) < count; ++it) {
+    if (TenantOf(it->first) != tenant) {
+      if (!tenant.empty()) break;  // a tenant's sessions stand together
+      continue;
+    }
     const Entry& entry = it->second;
     const bool fits = std::all_of(labels.begin(), labels.end(), [&](const auto& label) {
       const auto found = entry.metadata.labels.find(label.first);
@@ -411,6 +457,14 @@ std::vector<SessionManager::Listed> SessionManager::List(const std::map<std::str
     if (fits) listed.push_back({entry.metadata, entry.session});
   }
   return listed;
+}
+
+std::vector<std::pair<SessionMetadata, bool>> SessionManager::All() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<std::pair<SessionMetadata, bool>> all;
+  all.reserve(entries_.size());
+  for (const auto& [id, entry] : entries_) all.emplace_back(entry.metadata, entry.session != nullptr);
+  return all;
 }
 
 SessionManager::Stats SessionManager::stats() const {

@@ -26,6 +26,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
+#include "core/base/tenant.h"
 #include "core/model/model.h"
 #include "core/session/history.h"
 #include "core/session/session.h"
@@ -63,6 +64,7 @@ class SessionManager {
     int64_t max_resident_bytes = int64_t{1} << 30;
     int64_t max_sessions = 1000000;
     Session::Limits limits;  // of a session whose settings name none
+    std::function<TenantLimits(absl::string_view tenant)> tenant_limits;  // empty: none
   };
   struct Stats {
     int64_t sessions = 0, resident_sessions = 0, resident_bytes = 0;
@@ -142,9 +144,11 @@ class SessionManager {
     SessionMetadata metadata;
     std::shared_ptr<Session> resident;  // null: not in memory
   };
-  // At most `count` sessions with all of the labels, by id, from `from_id` on.
-  std::vector<Listed> List(const std::map<std::string, std::string>& labels, const std::string& from_id,
-                           int64_t count) const;
+  // At most `count` sessions of the tenant with all of the labels, by id, from `from_id` on.
+  std::vector<Listed> List(const std::map<std::string, std::string>& labels, absl::string_view tenant,
+                           const std::string& from_id, int64_t count) const;
+  // All sessions' metadata, whether resident.
+  std::vector<std::pair<SessionMetadata, bool>> All() const;
 
   // Ids of sessions whose time is over, at most `count`.
   std::vector<std::string> Expired(absl::Time now, int64_t count) const;
@@ -179,8 +183,12 @@ class SessionManager {
   // `start`: where to go on from instead of the newest snapshot.
   absl::StatusOr<std::shared_ptr<Session>> Recover(const SessionMetadata& metadata, const Model& model,
                                                    std::optional<Session::Recovered> start);
-  absl::Status ReserveRoom(int64_t bytes);  // counts them as resident
-  void ReturnRoom(int64_t bytes);
+  // Counts them as resident. RESOURCE_EXHAUSTED: others that are in use take the server's room, or the tenant's.
+  absl::Status ReserveRoom(absl::string_view id, int64_t bytes);
+  void ReturnRoom(absl::string_view id, int64_t bytes);
+  TenantLimits LimitsOfTenant(absl::string_view id) const;
+  Entry& NewEntry(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EraseEntry(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Settled() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Session::Limits LimitsOf(const SessionSettings& settings) const;
   bool IsExpired(const Entry& entry, absl::Time now) const;
@@ -225,6 +233,10 @@ class SessionManager {
   bool is_reconciled_ ABSL_GUARDED_BY(branches_mutex_) = true;  // false: the folder may know better than we
   mutable absl::Mutex mutex_;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mutex_);
+  struct OfTenant {
+    int64_t sessions = 0, resident_bytes = 0;
+  };
+  absl::flat_hash_map<std::string, OfTenant> tenants_ ABSL_GUARDED_BY(mutex_);  // those with sessions
   absl::flat_hash_map<uint64_t, std::shared_ptr<Session>> residents_ ABSL_GUARDED_BY(mutex_);
   // Sessions that are ours for moments, being unloaded or written as snapshots: their room may soon be had. And how
   // often one was done.

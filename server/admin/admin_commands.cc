@@ -13,11 +13,12 @@
 #include "core/base/status_macros.h"
 #include "core/storage/folder_check.h"
 #include "core/storage/storage.h"
+#include "server/access/access_table.h"
 
 namespace mnemosyne {
 namespace {
 
-constexpr absl::string_view kUsageText = R"(mnemosyne-admin looks after a data folder that no server has open.
+constexpr absl::string_view kUsageText = R"(mnemosyne-admin looks after a data folder that no server has open, and makes tokens.
 
   mnemosyne-admin check DATA             read and verify everything; name what is damaged
   mnemosyne-admin list DATA              the sessions
@@ -28,6 +29,7 @@ constexpr absl::string_view kUsageText = R"(mnemosyne-admin looks after a data f
   mnemosyne-admin backup DATA BACKUPS    copy the folder into a folder of backups
   mnemosyne-admin backups BACKUPS        list the backups
   mnemosyne-admin restore BACKUPS DATA   make a data folder of the newest backup (--backup=ID: of that one)
+  mnemosyne-admin token NAME TENANT ROLE make a token (read, write or admin), and what the access file is to have for it
 
 Exit code: 0 done and nothing damaged, 1 damage is there or the command failed, 2 wrong usage.
 )";
@@ -51,7 +53,8 @@ const std::vector<Shape>& Shapes() {
                                                            {"repair", 2, {"--truncate", "--drop_sessions"}},
                                                            {"backup", 3, {}},
                                                            {"backups", 2, {}},
-                                                           {"restore", 3, {"--backup"}}};
+                                                           {"restore", 3, {"--backup"}},
+                                                           {"token", 4, {}}};
   return *shapes;
 }
 
@@ -195,6 +198,19 @@ absl::StatusOr<int> Restore(const Arguments& arguments, std::ostream& out) {
   return kAdminDone;
 }
 
+absl::StatusOr<int> Token(const Arguments& arguments, std::ostream& out) {
+  const std::string &name = arguments.names[1], &tenant = arguments.names[2], &role = arguments.names[3];
+  ASSIGN_OR_RETURN(const std::string token, MakeToken());
+  const std::string entry = absl::StrCat(R"({"name": ")", name, R"(", "tenant": ")", tenant, R"(", "role": ")", role,
+                                         R"(", "sha256": ")", HexOf(HashToken(token)), R"("})");
+  const absl::StatusOr<AccessTable> table = AccessTable::Parse(absl::StrCat(
+      R"({"format": "mnemosyne-access-1", "tenants": {")", tenant, R"(": {}}, "tokens": [)", entry, "]}"));
+  RETURN_IF_ERROR(table.status());
+  out << "token (to the caller, and nowhere else): " << token << "\n"
+      << "in the access file's tokens: " << entry << "\n";
+  return kAdminDone;
+}
+
 absl::StatusOr<int> Run(const Arguments& arguments, std::ostream& out) {
   const std::string& command = arguments.names[0];
   if (command == "check") return Check(arguments, out);
@@ -203,6 +219,7 @@ absl::StatusOr<int> Run(const Arguments& arguments, std::ostream& out) {
   if (command == "repair") return Repair(arguments, out);
   if (command == "backup") return Backup(arguments, out);
   if (command == "backups") return Backups(arguments, out);
+  if (command == "token") return Token(arguments, out);
   return Restore(arguments, out);
 }
 

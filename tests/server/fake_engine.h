@@ -150,10 +150,11 @@ class FakeEngine final : public Engine {
     return Info(id);
   }
   SessionPage ListSessions(const std::map<std::string, std::string>&, const std::string& from_id,
-                           int page_size) override {
+                           int page_size, absl::string_view tenant) override {
     absl::MutexLock lock(&mutex_);
     SessionPage page;
     for (auto it = sessions_.lower_bound(from_id); it != sessions_.end(); ++it) {
+      if (TenantOf(*it) != tenant) continue;
       if (page.sessions.size() == page_size) {
         page.next_id = *it;
         break;
@@ -162,6 +163,7 @@ class FakeEngine final : public Engine {
     }
     return page;
   }
+  std::map<std::string, TenantUse> UseByTenant() const override { return {}; }
   absl::Status DeleteSession(const std::string& id) override {
     absl::MutexLock lock(&mutex_);
     if (!failure_.ok()) return failure_;

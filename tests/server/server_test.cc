@@ -161,7 +161,7 @@ TEST(BlockingCalls, RunsWhatItTookBeforeItEnds) {
 }
 
 TEST(Log, ARecordIsOneLine) {
-  EXPECT_EQ(FormatLogRecord(absl::FromUnixMillis(1769860800123), LogLevel::kInfo, "serving\non",
+  EXPECT_EQ(FormatLogRecord(LogFormat::kText, absl::FromUnixMillis(1769860800123), LogLevel::kInfo, "serving\non",
                             {{"path", "a b"}, {"count", "12"}, {"empty", ""}}),
             "2026-01-31T12:00:00.123Z info serving\\non path=\"a b\" count=12 empty=\"\"");
 }

@@ -48,6 +48,17 @@ TEST(Grow, TheLargerModelComputesTheSame) {
   }
 }
 
+TEST(Grow, PersistentTokensCanBeDropped) {
+  const ModelConfig with = SmallConfig();
+  ASSERT_GT(with.persistent, 0);
+  ModelConfig without = with;
+  without.persistent = 0;
+  const auto trained = InitialWeights(with, -3, /*echo=*/false, {});
+  auto weights = InitialWeights(without, -3, /*echo=*/false, {});
+  ASSERT_OK(GrowWeights(with, Named(with, trained), without, &weights));
+  for (const auto& [name, weight] : weights) EXPECT_TRUE(weight.equal(trained.at(name))) << name;
+}
+
 TEST(Grow, ErrorsNameWhatDiffers) {
   const ModelConfig small = SmallConfig();
   const auto trained = Named(small, InitialWeights(small, -3, /*echo=*/false, {}));
@@ -62,6 +73,9 @@ TEST(Grow, ErrorsNameWhatDiffers) {
   large = small;
   large.window += 1;
   refused(large, "'ff_dim'");
+  large = small;
+  large.persistent += 1;
+  refused(large, "'persistent'");
   large = small;
   large.ff_dim -= 1;
   refused(large, "'ff_dim'");

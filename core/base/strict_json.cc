@@ -1,4 +1,4 @@
-#include "core/model/strict_json.h"
+#include "core/base/strict_json.h"
 
 #include <functional>
 #include <set>
