@@ -80,8 +80,8 @@ absl::Status CallScope::CheckStoredBytes() const {
 }
 
 grpc::Status CallScope::Last(const absl::Status& status) {
-  environment_.metrics.CountRpc(method_, status.code());
   const absl::Duration duration = absl::Now() - begin_;
+  environment_.metrics.CountRpc(method_, status.code(), duration);
   if (environment_.audit_log != nullptr) {
     const std::string peer = context_->peer();
     environment_.audit_log->Add({.time = absl::Now(),

@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "absl/types/optional.h"
 #include "core/engine/engine.h"
 #include "server/server.h"
 
@@ -26,6 +27,7 @@ struct ServerFlags {
   std::string access_file;      // empty: everyone may do everything
   bool allow_insecure = false;  // listen in the clear where other machines reach it
   bool json_log = false;
+  absl::optional<bool> debug_page;  // unset: where only this machine reaches the metrics' address
   absl::Duration drain_timeout = absl::Seconds(30);
   bool help = false;
   bool version = false;

@@ -12,6 +12,7 @@
 namespace mnemosyne {
 
 bool IsLoopback(const std::string& address) {
+  if (address.empty()) return true;
   const std::string host = address.substr(0, address.rfind(':'));
   if (host == "localhost" || host == "[::1]") return true;
   in_addr parsed{};

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 
 #include "core/engine/engine.h"
@@ -32,6 +33,7 @@ class MemoryService final : public v1::MemoryService::CallbackService {
   // Ends every stream, now and from now on, with `status`.
   void EndStreams(const absl::Status& status) { registry_.EndAll(status); }
   int64_t calls() const { return registry_.count(); }
+  std::map<std::string, TenantUse, std::less<>> tenant_uses() const { return tenant_uses_.All(); }
   const CallEnvironment& environment() const { return environment_; }
 
   grpc::ServerBidiReactor<v1::StreamRequest, v1::StreamResponse>* Stream(grpc::CallbackServerContext* context) override;

@@ -66,6 +66,7 @@ std::string WithPort(const std::string& address, int port) {
 
 absl::Status Serve(ServerFlags flags) {
   if (flags.json_log) LogAsJson();
+  flags.server.version = kVersion;
   ASSIGN_OR_RETURN(const std::shared_ptr<AccessControl> access, AccessControl::Start(flags.access_file));
   flags.engine.tenant_limits = [access](absl::string_view tenant) { return access->QuotasOf(tenant).sessions; };
   if (flags.engine.models.empty()) RETURN_IF_ERROR(AddDefaultModel(&flags.engine));

@@ -49,6 +49,10 @@ class QueryCall::Observer final : public QueryObserver {
       call->scope_.NoteStage("first_token", summary->time_to_first_token);
       call->scope_.NoteStage("answer", summary->total_time);
       call->environment_.metrics.ObserveQuery(absl::Now() - call->arrival_);
+      if (summary->answer_tokens > 1) {
+        call->environment_.metrics.ObserveAnswerToken((summary->total_time - summary->time_to_first_token) /
+                                                      (summary->answer_tokens - 1));
+      }
     }
     call->last_ = summary.status();  // the handle goes in OnDone of the call: not on this thread
     call->Advance();

@@ -12,10 +12,14 @@
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
+#include "prometheus/text_serializer.h"
+#include "server/debug_page.h"
 #include "server/listening_socket.h"
 
 namespace mnemosyne {
 namespace {
+
+constexpr char kHtml[] = "text/html; charset=utf-8";
 
 // A message holds an append or a prompt: a token id counts 4 bytes there and takes up to 10 here, and there is more to
 // a message than its content. What is larger is refused by gRPC with RESOURCE_EXHAUSTED before it is read.
@@ -56,9 +60,19 @@ Server::Server(const Options& options, Engine& engine, std::shared_ptr<const Acc
     : engine_(engine),
       access_(std::move(access)),
       audit_log_(std::move(audit_log)),
-      metrics_(std::make_shared<Metrics>(engine)),
+      metrics_(std::make_shared<Metrics>(engine, SourcesOfMetrics(options))),
       service_(engine, *metrics_, *access_, audit_log_.get(), options.service),
       admin_service_(service_.environment()) {}
+
+Metrics::Sources Server::SourcesOfMetrics(const Options& options) const {
+  Metrics::Sources sources = {.version = options.version};
+  if (audit_log_ != nullptr) sources.audit_failures = [this] { return audit_log_->failures(); };
+  if (!access_->is_open()) {
+    sources.access_reloads = [this](bool succeeded) { return access_->reloads(succeeded); };
+    sources.tenant_uses = [this] { return service_.tenant_uses(); };
+  }
+  return sources;
+}
 
 absl::Status Server::Listen(const Options& options) {
   grpc::EnableDefaultHealthCheckService(true);
@@ -91,9 +105,25 @@ absl::Status Server::Listen(const Options& options) {
   }
   server_->GetHealthCheckService()->SetServingStatus(v1::MemoryService::service_full_name(), true);
   if (!options.metrics_address.empty()) {
-    ASSIGN_OR_RETURN(metrics_endpoint_, MetricsEndpoint::Start(options.metrics_address, metrics_));
+    ASSIGN_OR_RETURN(metrics_endpoint_,
+                     HttpEndpoint::Start(options.metrics_address, [this, has_debug = options.debug_page](
+                                                                      absl::string_view target) {
+                       return PageAt(target, has_debug);
+                     }));
   }
   return absl::OkStatus();
+}
+
+absl::optional<HttpPage> Server::PageAt(absl::string_view target, bool has_debug) const {
+  const absl::string_view path = target.substr(0, target.find('?'));
+  if (path == "/metrics") {
+    return HttpPage{"text/plain; version=0.0.4; charset=utf-8",
+                    prometheus::TextSerializer().Serialize(metrics_->Collect())};
+  }
+  if (!has_debug) return absl::nullopt;
+  if (path == "/debug") return HttpPage{kHtml, DebugPage(engine_, service_.calls())};
+  if (path == "/debug/session") return HttpPage{kHtml, SessionDebugPage(engine_, QueryValue(target, "id"))};
+  return absl::nullopt;
 }
 
 Server::~Server() { Shutdown(absl::Now()); }

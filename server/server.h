@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/optional.h"
 #include "core/engine/engine.h"
 #include "grpcpp/server.h"
 #include "server/access/access_control.h"
@@ -21,15 +22,17 @@
 #include "server/admin_service.h"
 #include "server/memory_service.h"
 #include "server/metrics.h"
-#include "server/metrics_endpoint.h"
+#include "server/http_endpoint.h"
 
 namespace mnemosyne {
 
 class Server {
  public:
   struct Options {
+    std::string version = "unknown";                 // for the metrics
     std::string listen = "127.0.0.1:50051";          // host:port; port 0 takes a free one
     std::string metrics_address = "127.0.0.1:9464";  // as above; empty: no metrics over HTTP
+    bool debug_page = true;               // with the metrics: sessions' ids and how they fare, for everyone who asks
     TlsFiles tls;                         // empty: in the clear
     std::string audit_log_path;           // empty: none
     int max_streams_per_connection = 1024;
@@ -54,7 +57,9 @@ class Server {
  private:
   Server(const Options& options, Engine& engine, std::shared_ptr<const AccessControl> access,
          std::unique_ptr<AuditLog> audit_log);
+  Metrics::Sources SourcesOfMetrics(const Options& options) const;
   absl::Status Listen(const Options& options);
+  absl::optional<HttpPage> PageAt(absl::string_view target, bool has_debug) const;
   void Shutdown(absl::Time deadline);
 
   Engine& engine_;
@@ -64,7 +69,7 @@ class Server {
   MemoryService service_;
   AdminService admin_service_;
   std::unique_ptr<grpc::Server> server_;
-  std::unique_ptr<MetricsEndpoint> metrics_endpoint_;
+  std::unique_ptr<HttpEndpoint> metrics_endpoint_;
   int port_ = 0;
 };
 

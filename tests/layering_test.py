@@ -26,7 +26,7 @@ ALLOWED = {
     "core/execution": LOWER,
     "core/engine": ["core/session", "core/execution"] + LOWER,
     "server/admin": ["core/storage", "core/base", "server/access/access_table.h"],  # mnemosyne-admin, which needs no engine
-    "server": ["core/engine", "core/base", "core/storage/records.h", "core/model/config.h", "core/model/tokenizer.h", "mnemosyne"],
+    "server": ["core/engine", "core/base", "core/session/surprise_history.h", "core/storage/records.h", "core/model/config.h", "core/model/tokenizer.h", "mnemosyne"],
     "client": ["core/base", "mnemosyne"],
     "train": ["core/model", "core/base"],
     "bench": ["client", "train", "core/engine", "core/model", "core/kernels", "core/base", "mnemosyne"],

@@ -26,8 +26,10 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "core/base/distribution.h"
 #include "core/base/tenant.h"
 #include "core/model/config.h"
+#include "core/session/surprise_history.h"
 #include "core/storage/records.h"
 
 namespace mnemosyne {
@@ -241,13 +243,26 @@ struct BackupInfo {
 struct EngineStats {
   int64_t sessions = 0, resident_sessions = 0, resident_bytes = 0, writers = 0;
   int64_t waiting_sessions = 0, running_sessions = 0, waiting_queries = 0, running_queries = 0;
-  int64_t appends_total = 0, append_bytes_total = 0, tokens_accepted_total = 0, tokens_memorized_total = 0;
-  int64_t expired_sessions_total = 0, commits_total = 0, snapshots_total = 0, snapshot_bytes_total = 0,
-          evictions_total = 0, reloads_total = 0;
+  double oldest_wait_seconds = 0;                  // of the sessions that wait with whole blocks
+  int64_t lag_tokens = 0, max_lag_tokens = 0;      // accepted and not memorized, of resident sessions: all, the most
+  int64_t stored_bytes = 0;                        // files of the data folder
+  int64_t appends_total = 0, append_bytes_total = 0;
+  int64_t tokens_accepted_total = 0, tokens_durable_total = 0, tokens_memorized_total = 0;
+  int64_t expired_sessions_total = 0, snapshot_bytes_total = 0, evictions_total = 0;
   int64_t replayed_tokens_total = 0, failed_steps_total = 0;
   int64_t queries_total = 0, failed_queries_total = 0, prompt_tokens_total = 0, answer_tokens_total = 0;
-  double commit_seconds_total = 0, step_seconds_total = 0;
   bool disk_failed = false;
+  // Seconds, where nothing else is said.
+  Distribution::Counts block_wait;       // from a session's whole block to a worker that takes it
+  Distribution::Counts commit;           // of the log: the write and the fsync, for many appends
+  Distribution::Counts commit_appends;   // how many
+  Distribution::Counts snapshot, reload;
+  Distribution::Counts query_batch;      // queries that a worker took a turn of together
+  struct OfModel {
+    Distribution::Counts step;      // of a block
+    Distribution::Counts surprise;  // mean over a block: |M(k) - v|^2
+  };
+  std::map<std::string, OfModel> models;
 };
 
 class Engine {
@@ -329,6 +344,10 @@ class Engine {
                                                                   std::shared_ptr<QueryObserver> observer) = 0;
 
   virtual EngineStats stats() const = 0;
+  // For people who look at a server: sessions in memory, used last first, whosever they are, and the surprise of one
+  // over its stream since it came into memory. Loads none.
+  virtual std::vector<SessionInfo> ResidentSessions(int64_t count) const = 0;
+  virtual std::vector<SurprisePoint> SurpriseOf(const std::string& id) const = 0;
 
   // Refuses new work with UNAVAILABLE, makes what was accepted durable and memorized, answers the queries that wait
   // (all until `deadline`), and snapshots every session that changed. Waits.

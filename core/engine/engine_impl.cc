@@ -54,6 +54,7 @@ absl::Status EngineImpl::Initialize() {
     model_infos_.push_back(
         {source.name, model->fingerprint(), model->parameter_count(), model->state_bytes(), model->config()});
     models[source.name] = model.get();
+    of_models_[model.get()] = std::make_unique<OfModel>();
     models_[source.name] = std::move(model);
   }
   ASSIGN_OR_RETURN(storage_, Storage::Open({.path = options_.data_path, .sync_writes = options_.sync_writes}));
@@ -68,7 +69,7 @@ absl::Status EngineImpl::Initialize() {
            options_.max_sessions,
            {options_.max_backlog_tokens, options_.max_log_bytes},
            options_.tenant_limits},
-          storage_.get(), models, [this](uint64_t number) { scheduler_->SessionReady(number); }));
+          storage_.get(), models, [this](uint64_t number) { Ready(number); }));
   notifier_ = std::make_unique<WriterNotifier>();
   committer_ = std::make_unique<LogCommitter>(
       storage_.get(),
@@ -116,7 +117,22 @@ void EngineImpl::RunWork(const Work& work) {
   scheduler_->BlocksDone(work.sessions);
 }
 
+void EngineImpl::Ready(uint64_t number) {
+  {
+    absl::MutexLock lock(&ready_mutex_);
+    ready_since_.try_emplace(number, absl::Now());
+  }
+  scheduler_->SessionReady(number);
+}
+
 void EngineImpl::StepSession(uint64_t number) {
+  {
+    absl::MutexLock lock(&ready_mutex_);
+    if (const auto since = ready_since_.find(number); since != ready_since_.end()) {
+      block_wait_.Add(absl::ToDoubleSeconds(absl::Now() - since->second));
+      ready_since_.erase(since);
+    }
+  }
   const std::shared_ptr<Session> session = sessions_->FindResident(number);
   if (session == nullptr) return;
   const absl::Status read = sessions_->ReadOn(*session);
@@ -126,13 +142,14 @@ void EngineImpl::StepSession(uint64_t number) {
   const absl::Time begin = absl::Now();
   const BlockResult result =
       read.ok() ? session->model().StepBlocks({{block->state, block->tokens}})[0] : BlockResult{.status = read};
-  const double seconds = absl::ToDoubleSeconds(absl::Now() - begin);
+  OfModel& of_model = *of_models_.at(&session->model());
+  of_model.step.Add(absl::ToDoubleSeconds(absl::Now() - begin));
+  if (result.status.ok()) of_model.surprise.Add(result.mean_surprise);
   Session::Published published = session->Publish(result);
   const bool is_snapshot_due = session->IsSnapshotDue(options_.snapshot_every_tokens);
   {
     absl::MutexLock lock(&mutex_);
     put_off_.erase(number);
-    counts_.step_seconds_total += seconds;
     if (result.status.ok()) {
       counts_.tokens_memorized_total += block->tokens.size();
     } else {
@@ -140,7 +157,7 @@ void EngineImpl::StepSession(uint64_t number) {
     }
     if (is_snapshot_due) snapshots_due_.insert(number);
   }
-  if (published.ready) scheduler_->SessionReady(number);
+  if (published.ready) Ready(number);
   for (auto& [id, point] : published.forks) {
     const std::shared_ptr<QueryRun> query = FindQuery(id);
     if (query == nullptr) continue;
@@ -215,7 +232,7 @@ void EngineImpl::ReadOnAgain() {
       put_off_.erase(it++);
       continue;
     }
-    if (!isolated_.contains(number)) scheduler_->SessionReady(number);  // otherwise ChangeAlone does
+    if (!isolated_.contains(number)) Ready(number);  // otherwise ChangeAlone does
     ++it;
   }
 }
@@ -282,8 +299,22 @@ void EngineImpl::RecoverDisk() {
 
 EngineStats EngineImpl::stats() const {
   const SessionManager::Stats sessions = sessions_->stats();
-  const LogCommitter::Stats commits = committer_->stats();
+  LogCommitter::Stats commits = committer_->stats();
   const Scheduler::Load load = scheduler_->load();
+  const int64_t stored_bytes = storage_->StoredBytes();
+  const absl::Time now = absl::Now();
+  double oldest_wait_seconds = 0;
+  {
+    absl::MutexLock lock(&ready_mutex_);
+    for (auto it = ready_since_.begin(); it != ready_since_.end();) {
+      if (sessions_->FindResident(it->first) == nullptr) {  // reset or deleted before a worker came to it
+        ready_since_.erase(it++);
+        continue;
+      }
+      oldest_wait_seconds = std::max(oldest_wait_seconds, absl::ToDoubleSeconds(now - it->second));
+      ++it;
+    }
+  }
   absl::MutexLock lock(&mutex_);
   EngineStats stats = counts_;
   stats.sessions = sessions.sessions;
@@ -294,12 +325,22 @@ EngineStats EngineImpl::stats() const {
   stats.running_sessions = load.running_sessions;
   stats.waiting_queries = static_cast<int64_t>(queries_.size()) - load.running_queries;
   stats.running_queries = load.running_queries;
-  stats.commits_total = commits.commits;
-  stats.commit_seconds_total = commits.commit_seconds;
-  stats.snapshots_total = sessions.snapshots;
+  stats.oldest_wait_seconds = oldest_wait_seconds;
+  stats.lag_tokens = sessions.lag_tokens;
+  stats.max_lag_tokens = sessions.max_lag_tokens;
+  stats.stored_bytes = stored_bytes;
+  stats.block_wait = block_wait_.counts();
+  stats.commit = std::move(commits.seconds);
+  stats.commit_appends = std::move(commits.appends);
+  stats.snapshot = sessions.snapshot_seconds;
+  stats.reload = sessions.reload_seconds;
+  stats.query_batch = query_batch_.counts();
+  for (const auto& [name, model] : models_) {
+    const OfModel& of_model = *of_models_.at(model.get());
+    stats.models[name] = {of_model.step.counts(), of_model.surprise.counts()};
+  }
   stats.snapshot_bytes_total = sessions.snapshot_bytes;
   stats.evictions_total = sessions.evictions;
-  stats.reloads_total = sessions.reloads;
   stats.replayed_tokens_total = sessions.replayed_tokens;
   stats.disk_failed = !disk_status_.ok();
   return stats;

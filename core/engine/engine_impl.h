@@ -63,6 +63,8 @@ class EngineImpl final : public Engine {
   absl::StatusOr<std::unique_ptr<QueryHandle>> StartQuery(const QueryOptions& options,
                                                           std::shared_ptr<QueryObserver> observer) override;
   EngineStats stats() const override;
+  std::vector<SessionInfo> ResidentSessions(int64_t count) const override;
+  std::vector<SurprisePoint> SurpriseOf(const std::string& id) const override;
   absl::Status Drain(absl::Time deadline) override;
 
   // For writers.
@@ -86,6 +88,7 @@ class EngineImpl final : public Engine {
   absl::StatusOr<SessionInfo> DescribeChanged(const std::string& id);
   SessionInfo Describe(const SessionMetadata& metadata, const Session* session) const;
 
+  void Ready(uint64_t number);  // the session has a whole block
   void Committed(const absl::Status& status, const std::vector<LogCommitter::Item>& items);
   void RunWork(const Work& work);
   void StepSession(uint64_t number);
@@ -149,6 +152,16 @@ class EngineImpl final : public Engine {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status disk_status_ ABSL_GUARDED_BY(mutex_);
   EngineStats counts_ ABSL_GUARDED_BY(mutex_);  // the counters that are the engine's own
+  mutable absl::Mutex ready_mutex_;             // taken after mutex_, before the session manager's
+  // Since when sessions have a block that no worker took.
+  mutable absl::flat_hash_map<uint64_t, absl::Time> ready_since_ ABSL_GUARDED_BY(ready_mutex_);
+  Distribution block_wait_{StageSecondsBounds()};
+  Distribution query_batch_{{1, 2, 3, 4, 5, 6, 7, 8}};
+  struct OfModel {
+    Distribution step{StageSecondsBounds()};
+    Distribution surprise{{0.1, 1, 5, 10, 25, 50, 75, 100, 125, 150, 200, 300, 500, 1000, 10000}};
+  };
+  std::map<const Model*, std::unique_ptr<OfModel>> of_models_;  // constant after Initialize
   std::atomic<bool> log_was_full_ = false;      // a writer was refused for it since the last batch
   int64_t tokens_when_memory_returned_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time next_scrub_ = absl::InfinitePast();  // the housekeeper's

@@ -166,6 +166,7 @@ void EngineImpl::RunQueries(const std::vector<QueryId>& ids) {
       scheduler_->QueryTurnDone(id, /*more=*/false);
     }
   }
+  query_batch_.Add(static_cast<double>(queries.size()));
   std::vector<std::optional<QueryRun::End>> ends = QueryRun::Turns(queries);
   for (size_t i = 0; i < queries.size(); ++i) EndTurn(queries[i], std::move(ends[i]));
 }

@@ -139,6 +139,19 @@ SessionPage EngineImpl::ListSessions(const std::map<std::string, std::string>& l
   return page;
 }
 
+std::vector<SessionInfo> EngineImpl::ResidentSessions(int64_t count) const {
+  std::vector<SessionInfo> out;
+  for (const std::shared_ptr<Session>& session : sessions_->NewestResidents(count)) {
+    out.push_back(Describe(sessions_->Metadata(session->metadata().id), session.get()));
+  }
+  return out;
+}
+
+std::vector<SurprisePoint> EngineImpl::SurpriseOf(const std::string& id) const {
+  const std::shared_ptr<Session> session = sessions_->FindResident(sessions_->Metadata(id).number);
+  return session == nullptr ? std::vector<SurprisePoint>() : session->SurprisePoints();
+}
+
 std::map<std::string, TenantUse> EngineImpl::UseByTenant() const {
   constexpr int64_t kSnapshotsKept = 2;
   std::map<std::string, TenantUse> uses;
@@ -205,7 +218,7 @@ absl::Status EngineImpl::ChangeAlone(SessionHandle handle, const absl::Status& r
   }
   // After a change that failed the session is the one that it was, with what it had to memorize.
   const std::shared_ptr<Session> session = sessions_->FindResident(number);
-  if (session != nullptr && session->HasWholeBlock()) scheduler_->SessionReady(number);
+  if (session != nullptr && session->HasWholeBlock()) Ready(number);
   return status;
 }
 

@@ -181,13 +181,19 @@ void EngineImpl::Committed(const absl::Status& status, const std::vector<LogComm
     }
     return;
   }
+  int64_t tokens = 0;
   for (const LogCommitter::Item& item : items) {
     const LogRecord& record = item.accepted.record;
+    tokens += item.accepted.end_offset - item.session->marks().durable;
     if (item.session->Durable(record.index, record.sequence, item.accepted.end_offset)) {
-      scheduler_->SessionReady(item.session->number());
+      Ready(item.session->number());
     }
     EndRemembered(item.session->number(), item.accepted.end_offset, absl::OkStatus());
     MarkWriter(item.session->number());
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    counts_.tokens_durable_total += tokens;
   }
   if (log_was_full_.exchange(false)) {
     std::vector<std::shared_ptr<WriterSeat>> seats;

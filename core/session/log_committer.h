@@ -14,6 +14,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "core/base/distribution.h"
 #include "core/session/session.h"
 #include "core/storage/storage.h"
 
@@ -37,8 +38,8 @@ class LogCommitter {
   bool HasRoom() const;
 
   struct Stats {
-    int64_t commits = 0;
-    double commit_seconds = 0;
+    Distribution::Counts seconds;  // of a commit: the write and the fsync
+    Distribution::Counts appends;  // in a commit
   };
   Stats stats() const;
 
@@ -52,8 +53,9 @@ class LogCommitter {
   int64_t waiting_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<uint64_t, int64_t> under_way_ ABSL_GUARDED_BY(mutex_);  // records, by session number
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  Stats stats_ ABSL_GUARDED_BY(mutex_);
-  std::thread thread_;
+  Distribution seconds_{StageSecondsBounds()};
+  Distribution appends_{{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}};
+  std::thread thread_;  // last: it uses the members above
 };
 
 }  // namespace mnemosyne

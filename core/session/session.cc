@@ -209,6 +209,7 @@ Session::Published Session::Publish(const BlockResult& result) {
   AdvanceMemorizedSequence();
   surprise_sum_ += result.mean_surprise;
   surprise_blocks_ += 1;
+  surprise_history_.Add(marks_.memorized, result.mean_surprise);
   feed_.ForgetBefore(marks_.memorized);
   const uint64_t first_needed = feed_.PositionAt(marks_.memorized).record_index;
   while (!record_starts_.empty() && record_starts_.front().index < first_needed) record_starts_.pop_front();
@@ -258,6 +259,11 @@ std::vector<Session::QueryId> Session::CancelAllForks() {
   for (const WaitingFork& fork : waiting_forks_) queries.push_back(fork.query);
   waiting_forks_.clear();
   return queries;
+}
+
+std::vector<SurprisePoint> Session::SurprisePoints() const {
+  absl::MutexLock lock(&mutex_);
+  return surprise_history_.points();
 }
 
 std::optional<float> Session::TakeSurprise() {

@@ -19,6 +19,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "core/model/model.h"
+#include "core/session/surprise_history.h"
 #include "core/session/token_feed.h"
 #include "core/storage/storage.h"
 
@@ -113,6 +114,7 @@ class Session {
 
   // Mean surprise over the blocks since the last call; nullopt when there were none.
   std::optional<float> TakeSurprise();
+  std::vector<SurprisePoint> SurprisePoints() const;  // since the session came into memory
 
   // Everything accepted so far, and whether it is durable and its whole blocks memorized (or never will be: the session
   // failed).
@@ -180,6 +182,7 @@ class Session {
   std::vector<WaitingFork> waiting_forks_ ABSL_GUARDED_BY(mutex_);
   double surprise_sum_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t surprise_blocks_ ABSL_GUARDED_BY(mutex_) = 0;
+  SurpriseHistory surprise_history_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mnemosyne

@@ -383,13 +383,14 @@ absl::Status SessionManager::Snapshot(SessionHandle handle, int64_t min_tokens) 
 
 absl::Status SessionManager::WriteSnapshot(Session& session, int64_t min_tokens) {
   if (!session.IsSnapshotDue(min_tokens)) return absl::OkStatus();
+  const absl::Time begin = absl::Now();
   const auto [header, state] = session.Checkpoint();
   const std::string bytes = session.model().EncodeState(*state);
   RETURN_IF_ERROR(storage_->PutSnapshot(header, bytes));
   session.Snapshotted(header.offset);
+  snapshot_seconds_.Add(absl::ToDoubleSeconds(absl::Now() - begin));
   {
     absl::MutexLock lock(&mutex_);
-    stats_.snapshots += 1;
     stats_.snapshot_bytes += bytes.size();
   }
   // In this order: the snapshot at a trimmed log's earliest offset goes when there is another, and not before.

@@ -175,7 +175,9 @@ absl::StatusOr<SessionHandle> SessionManager::Acquire(const std::string& id) {
     found->second.busy = true;
     metadata = found->second.metadata;
   }
+  const absl::Time begin = absl::Now();
   absl::StatusOr<std::shared_ptr<Session>> loaded = Load(metadata);  // with its room reserved
+  if (loaded.ok()) reload_seconds_.Add(absl::ToDoubleSeconds(absl::Now() - begin));
   bool has_blocks = false;
   absl::StatusOr<SessionHandle> handle = [&]() -> absl::StatusOr<SessionHandle> {
     absl::MutexLock lock(&mutex_);
@@ -237,7 +239,6 @@ absl::StatusOr<std::shared_ptr<Session>> SessionManager::Recover(const SessionMe
   RETURN_IF_ERROR(session->CheckReplayed());
   const Session::Marks marks = session->marks();
   absl::MutexLock lock(&mutex_);
-  stats_.reloads += 1;
   stats_.replayed_tokens += marks.accepted - marks.memorized;
   return session;
 }
@@ -437,6 +438,15 @@ std::vector<std::shared_ptr<Session>> SessionManager::Residents() const {
   return all;
 }
 
+std::vector<std::shared_ptr<Session>> SessionManager::NewestResidents(int64_t count) const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<std::shared_ptr<Session>> newest;
+  for (auto id = recency_.rbegin(); id != recency_.rend() && static_cast<int64_t>(newest.size()) < count; ++id) {
+    newest.push_back(entries_.at(*id).session);
+  }
+  return newest;
+}
+
 std::vector<SessionManager::Listed> SessionManager::List(const std::map<std::string, std::string>& labels,
                                                          absl::string_view tenant, const std::string& from_id,
                                                          int64_t count) const {
@@ -472,6 +482,13 @@ SessionManager::Stats SessionManager::stats() const {
   Stats stats = stats_;
   stats.sessions = entries_.size();
   stats.resident_sessions = residents_.size();
+  for (const auto& [number, session] : residents_) {
+    const Session::Marks marks = session->marks();
+    stats.lag_tokens += marks.accepted - marks.memorized;
+    stats.max_lag_tokens = std::max(stats.max_lag_tokens, marks.accepted - marks.memorized);
+  }
+  stats.snapshot_seconds = snapshot_seconds_.counts();
+  stats.reload_seconds = reload_seconds_.counts();
   return stats;
 }
 

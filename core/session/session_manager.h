@@ -26,6 +26,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
+#include "core/base/distribution.h"
 #include "core/base/tenant.h"
 #include "core/model/model.h"
 #include "core/session/history.h"
@@ -68,7 +69,10 @@ class SessionManager {
   };
   struct Stats {
     int64_t sessions = 0, resident_sessions = 0, resident_bytes = 0;
-    int64_t evictions = 0, reloads = 0, replayed_tokens = 0, snapshots = 0, snapshot_bytes = 0;
+    int64_t evictions = 0, replayed_tokens = 0, snapshot_bytes = 0;
+    int64_t lag_tokens = 0, max_lag_tokens = 0;      // accepted and not memorized, of resident sessions: all, the most
+    Distribution::Counts snapshot_seconds;           // encode and write
+    Distribution::Counts reload_seconds;             // read a state and the log behind it
   };
   // storage, models: not owned. `on_load` is told of a session that has whole blocks to memorize after its replay.
   static absl::StatusOr<std::unique_ptr<SessionManager>> Create(const Options& options, Storage* storage,
@@ -140,6 +144,7 @@ class SessionManager {
   std::shared_ptr<Session> FindResident(uint64_t number) const;
   SessionHandle PinResident(uint64_t number);  // empty: not resident
   std::vector<std::shared_ptr<Session>> Residents() const;
+  std::vector<std::shared_ptr<Session>> NewestResidents(int64_t count) const;  // used last first
   struct Listed {
     SessionMetadata metadata;
     std::shared_ptr<Session> resident;  // null: not in memory
@@ -244,6 +249,7 @@ class SessionManager {
   std::list<std::string> recency_ ABSL_GUARDED_BY(mutex_);  // resident sessions, used longest ago first
   bool some_expire_ ABSL_GUARDED_BY(mutex_) = false;        // or did: most servers have none to look for
   Stats stats_ ABSL_GUARDED_BY(mutex_);
+  Distribution snapshot_seconds_{StageSecondsBounds()}, reload_seconds_{StageSecondsBounds()};
 };
 
 }  // namespace mnemosyne

@@ -190,6 +190,18 @@ absl::Status Database::Rewrite(rocksdb::ColumnFamilyHandle* family, const rocksd
   return status.ok() ? absl::OkStatus() : Failed(status);
 }
 
+int64_t Database::StoredBytes() const {
+  int64_t total = 0;
+  for (rocksdb::ColumnFamilyHandle* const family : handles_) {
+    for (const std::string& property : {rocksdb::DB::Properties::kTotalSstFilesSize,
+                                        rocksdb::DB::Properties::kTotalBlobFileSize}) {
+      uint64_t bytes = 0;
+      if (db_->GetIntProperty(family, property, &bytes)) total += static_cast<int64_t>(bytes);
+    }
+  }
+  return total;
+}
+
 absl::StatusOr<std::string> Database::Get(rocksdb::ColumnFamilyHandle* family, absl::string_view key,
                                           absl::string_view name) {
   rocksdb::ReadOptions options;

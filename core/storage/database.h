@@ -42,6 +42,8 @@ class Database {
   // Rewrites the files of a family that hold keys of [begin, end), null: all; then they hold nothing that was deleted.
   absl::Status Rewrite(rocksdb::ColumnFamilyHandle* family, const rocksdb::Slice* begin, const rocksdb::Slice* end);
 
+  int64_t StoredBytes() const;  // of all tables and blobs
+
   // NOT_FOUND: there is none.
   absl::StatusOr<std::string> Get(rocksdb::ColumnFamilyHandle* family, absl::string_view key, absl::string_view name);
   // Iterates over [begin, end) of one family; the bounds must outlive the iterator. `view`: as of then; null: now.

@@ -321,6 +321,11 @@ absl::StatusOr<std::optional<LogRecord>> Storage::LastLogRecord(const SessionMet
   return std::optional<LogRecord>(std::move(record));
 }
 
+int64_t Storage::StoredBytes() const {
+  const absl::StatusOr<std::shared_ptr<Database>> database = Use();
+  return database.ok() ? (*database)->StoredBytes() : 0;
+}
+
 int64_t Storage::LogBytes(const SessionMetadata& session) {
   const absl::StatusOr<std::shared_ptr<Database>> database = Use();
   if (!database.ok()) return 0;

@@ -164,6 +164,13 @@ class FakeEngine final : public Engine {
     return page;
   }
   std::map<std::string, TenantUse> UseByTenant() const override { return {}; }
+  std::vector<SessionInfo> ResidentSessions(int64_t) const override {
+    absl::MutexLock lock(&mutex_);
+    std::vector<SessionInfo> all;
+    for (const std::string& id : sessions_) all.push_back(Info(id));
+    return all;
+  }
+  std::vector<SurprisePoint> SurpriseOf(const std::string&) const override { return {{64, 90.0f}, {128, 60.5f}}; }
   absl::Status DeleteSession(const std::string& id) override {
     absl::MutexLock lock(&mutex_);
     if (!failure_.ok()) return failure_;
@@ -252,7 +259,9 @@ class FakeEngine final : public Engine {
     stats.resident_bytes = 4096;
     stats.tokens_memorized_total = 77;
     stats.expired_sessions_total = 5;
-    stats.commit_seconds_total = 1.5;
+    Distribution commit(StageSecondsBounds());
+    commit.Add(1.5);
+    stats.commit = commit.counts();
     return stats;
   }
   absl::Status Drain(absl::Time) override {

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "absl/strings/str_cat.h"
 #include "core/base/file.h"
 #include "gmock/gmock.h"
 #include "tests/status_matchers.h"
@@ -91,6 +92,31 @@ TEST(ServerFlags, ABadValueIsNamedWithItsLimit) {
     EXPECT_THAT(ParseServerFlags({argument}, {}), StatusIs(kInvalid, AllOf(HasSubstr(name), HasSubstr(limit))))
         << argument;
   }
+}
+
+TEST(ServerFlags, APublicAddressNeedsTlsOrAWord) {
+  for (const char* listen : {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1", "1270.0.0.1:1"}) {
+    const std::string flag = absl::StrCat("--listen=", listen);
+    EXPECT_THAT(ParseServerFlags({flag}, {}),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--allow_insecure"))) << listen;
+    EXPECT_OK(ParseServerFlags({flag, "--allow_insecure"}, {}));
+    EXPECT_OK(ParseServerFlags({flag, "--tls_certificate=c", "--tls_key=k"}, {}));
+    EXPECT_OK(ParseServerFlags({flag, "--help"}, {}));
+  }
+  for (const char* listen : {"127.0.0.1:1", "127.1.2.3:1", "localhost:1", "[::1]:1"}) {
+    EXPECT_OK(ParseServerFlags({absl::StrCat("--listen=", listen)}, {})) << listen;
+  }
+  EXPECT_THAT(ParseServerFlags({"--tls_certificate=c"}, {}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--tls_key")));
+  EXPECT_THAT(ParseServerFlags({"--tls_client_ca=c"}, {}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--tls_certificate")));
+}
+
+TEST(ServerFlags, DebugPagesAreForThisMachineUnlessSaid) {
+  EXPECT_TRUE(ParseServerFlags({}, {})->server.debug_page);
+  EXPECT_FALSE(ParseServerFlags({"--metrics_address=0.0.0.0:1"}, {})->server.debug_page);
+  EXPECT_TRUE(ParseServerFlags({"--metrics_address=0.0.0.0:1", "--debug_page=on"}, {})->server.debug_page);
+  EXPECT_FALSE(ParseServerFlags({"--debug_page=off"}, {})->server.debug_page);
 }
 
 TEST(ServerFlags, WhatIsUnknownIsNamed) {

@@ -103,7 +103,7 @@ TEST(Server, MetricsHoldTheEnginesCountsAndTheCalls) {
   EXPECT_THAT(metrics, HasSubstr("mnemosyne_sessions 3"));
   EXPECT_THAT(metrics, HasSubstr("mnemosyne_resident_state_bytes 4096"));
   EXPECT_THAT(metrics, HasSubstr("mnemosyne_tokens_memorized_total 77"));
-  EXPECT_THAT(metrics, HasSubstr("mnemosyne_commit_seconds_total 1.5"));
+  EXPECT_THAT(metrics, HasSubstr("mnemosyne_commit_seconds_sum 1.5"));
   EXPECT_THAT(metrics, HasSubstr("mnemosyne_expired_sessions_total 5"));
   EXPECT_THAT(metrics, HasSubstr("mnemosyne_rpcs_total{code=\"OK\",method=\"GetSession\"} 2"));
   EXPECT_THAT(metrics, HasSubstr("mnemosyne_rpcs_total{code=\"NOT_FOUND\",method=\"GetSession\"} 1"));

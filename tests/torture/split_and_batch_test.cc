@@ -305,7 +305,7 @@ class SplitAndBatch : public EngineTest {
   void AddStats(const Engine& engine) {
     const EngineStats stats = engine.stats();
     totals_.evictions += stats.evictions_total;
-    totals_.reloads += stats.reloads_total;
+    totals_.reloads += stats.reload.total();
     totals_.replayed_tokens += stats.replayed_tokens_total;
     totals_.appends += stats.appends_total;
   }

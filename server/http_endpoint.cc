@@ -1,0 +1,114 @@
+#include "server/http_endpoint.h"
+
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+#include <vector>
+
+#include "absl/memory/memory.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "server/listening_socket.h"
+
+namespace mnemosyne {
+namespace {
+
+constexpr size_t kMaxRequestBytes = 8192;
+constexpr timeval kPatience = {.tv_sec = 2, .tv_usec = 0};  // with a client that does not go on
+
+std::string ReadRequest(int connection) {
+  std::string request;
+  char buffer[1024];
+  while (request.size() < kMaxRequestBytes && !absl::StrContains(request, "\r\n\r\n")) {
+    const ssize_t bytes = recv(connection, buffer, sizeof(buffer), 0);
+    if (bytes <= 0) break;
+    request.append(buffer, bytes);
+  }
+  return request;
+}
+
+std::string Decoded(absl::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '%' && i + 2 < text.size() && absl::ascii_isxdigit(text[i + 1]) && absl::ascii_isxdigit(text[i + 2])) {
+      out += absl::HexStringToBytes(text.substr(i + 1, 2));
+      i += 2;
+    } else {
+      out += text[i] == '+' ? ' ' : text[i];
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string QueryValue(absl::string_view target, absl::string_view key) {
+  const size_t question = target.find('?');
+  if (question == absl::string_view::npos) return "";
+  for (const absl::string_view pair : absl::StrSplit(target.substr(question + 1), '&')) {
+    const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(pair, absl::MaxSplits('=', 1));
+    if (parts.first == key) return Decoded(parts.second);
+  }
+  return "";
+}
+
+absl::StatusOr<std::unique_ptr<HttpEndpoint>> HttpEndpoint::Start(const std::string& address, Pages pages) {
+  const absl::StatusOr<int> socket = ListenOn(address);
+  if (!socket.ok()) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", address, " for metrics: ", socket.status().message()));
+  }
+  return absl::WrapUnique(new HttpEndpoint(*socket, std::move(pages)));
+}
+
+HttpEndpoint::HttpEndpoint(int socket, Pages pages)
+    : socket_(socket), port_(PortOf(socket)), pages_(std::move(pages)), thread_([this] { Serve(); }) {}
+
+HttpEndpoint::~HttpEndpoint() {
+  shutdown(socket_, SHUT_RDWR);  // ends accept
+  thread_.join();
+  close(socket_);
+}
+
+void HttpEndpoint::Serve() {
+  while (true) {
+    const int connection = accept4(socket_, nullptr, nullptr, SOCK_CLOEXEC);
+    if (connection < 0) {
+      if (errno == EINVAL) return;  // shut down
+      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) usleep(100000);
+      continue;
+    }
+    setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof(kPatience));
+    setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &kPatience, sizeof(kPatience));
+    Answer(connection);
+    close(connection);
+  }
+}
+
+void HttpEndpoint::Answer(int connection) const {
+  const std::string request = ReadRequest(connection);
+  const absl::string_view line = absl::string_view(request).substr(0, request.find("\r\n"));
+  const std::vector<absl::string_view> parts = absl::StrSplit(line, ' ');
+  absl::optional<HttpPage> page;
+  if (parts.size() == 3 && parts[0] == "GET") page = pages_(parts[1]);
+  const bool found = page.has_value();
+  if (!found) page = HttpPage{"text/plain; charset=utf-8", "see /metrics\n"};
+  // What a page says it is made of is all that a browser may take into it.
+  const std::string answer = absl::StrCat(
+      "HTTP/1.1 ", found ? "200 OK" : "404 Not Found", "\r\nContent-Type: ", page->content_type,
+      "\r\nContent-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\nX-Content-Type-Options: nosniff",
+      "\r\nCache-Control: no-store\r\nContent-Length: ", page->body.size(), "\r\nConnection: close\r\n\r\n", page->body);
+  for (size_t at = 0; at < answer.size();) {
+    const ssize_t bytes = send(connection, answer.data() + at, answer.size() - at, MSG_NOSIGNAL);
+    if (bytes <= 0) return;
+    at += bytes;
+  }
+}
+
+}  // namespace mnemosyne
