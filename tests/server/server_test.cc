@@ -112,6 +112,109 @@ TEST(Server, MetricsHoldTheEnginesCountsAndTheCalls) {
   EXPECT_THAT(HttpGet((*server)->metrics_port(), "/other"), HasSubstr("404"));
 }
 
+TEST(Server, AClientThatPingsTooOftenIsCutOff) {
+  FakeEngine engine;
+  engine.AddSession("book");
+  const auto server = Server::Start({.listen = "127.0.0.1:0", .metrics_address = ""}, engine);
+  ASSERT_OK(server);
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 50);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  const auto stub = v1::MemoryService::NewStub(grpc::CreateCustomChannel(
+      absl::StrCat("127.0.0.1:", (*server)->port()), grpc::InsecureChannelCredentials(), arguments));
+  TestStream stream(*stub);
+  stream.Write(OpenRequest("book"));
+  ASSERT_TRUE(stream.Read().has_opened());
+  EXPECT_THAT(stream.Finish(), StatusIs(absl::StatusCode::kUnavailable));  // nobody else ends it
+  engine.AwaitWriters(0);
+}
+
+TEST(Server, HeadersHaveALimit) {
+  FakeEngine engine;
+  engine.AddSession("book");
+  const auto server = Server::Start({.listen = "127.0.0.1:0", .metrics_address = "", .max_metadata_bytes = 2048}, engine);
+  ASSERT_OK(server);
+  const auto stub = StubFor((*server)->port());
+  for (const size_t bytes : {size_t{1000}, size_t{5000}}) {
+    grpc::ClientContext context;
+    context.AddMetadata("padding", std::string(bytes, 'x'));
+    v1::GetSessionRequest request;
+    request.set_session_id("book");
+    v1::GetSessionResponse response;
+    const absl::Status status = FromGrpc(stub->GetSession(&context, request, &response));
+    EXPECT_EQ(status.code(), bytes < 2048 ? absl::StatusCode::kOk : absl::StatusCode::kResourceExhausted) << status;
+  }
+}
+
+TEST(Server, AConnectionHasSoManyCallsAtATime) {
+  FakeEngine engine;
+  engine.AddSession("book");
+  engine.AddSession("other");
+  const auto server =
+      Server::Start({.listen = "127.0.0.1:0", .metrics_address = "", .max_streams_per_connection = 1}, engine);
+  ASSERT_OK(server);
+  const auto stub = StubFor((*server)->port());
+  const auto get = [&] {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(300));
+    v1::GetSessionRequest request;
+    request.set_session_id("other");
+    v1::GetSessionResponse response;
+    return FromGrpc(stub->GetSession(&context, request, &response));
+  };
+  {
+    TestStream stream(*stub);
+    stream.Write(OpenRequest("book"));
+    ASSERT_TRUE(stream.Read().has_opened());
+    EXPECT_THAT(get(), StatusIs(absl::StatusCode::kDeadlineExceeded));  // it waits in the client
+    stream.WritesDone();
+    ASSERT_OK(stream.Finish());
+  }
+  absl::Status status = get();
+  for (int i = 0; i < 100 && !status.ok(); ++i) status = get();  // a busy machine
+  EXPECT_OK(status);
+}
+
+TEST(Server, ACallThatAsksForATraceGetsItsStages) {
+  FakeEngine engine;
+  engine.AddSession("book");
+  const auto server = Server::Start({.listen = "127.0.0.1:0", .metrics_address = ""}, engine);
+  ASSERT_OK(server);
+  const auto stub = StubFor((*server)->port());
+  for (const bool asks : {false, true}) {
+    grpc::ClientContext context;
+    if (asks) context.AddMetadata("mnemosyne-trace", "1");
+    v1::GetSessionRequest request;
+    request.set_session_id("book");
+    v1::GetSessionResponse response;
+    ASSERT_OK(FromGrpc(stub->GetSession(&context, request, &response)));
+    const auto found = context.GetServerTrailingMetadata().find("mnemosyne-trace");
+    ASSERT_EQ(found != context.GetServerTrailingMetadata().end(), asks);
+    if (asks) {
+      EXPECT_THAT(std::string(found->second.data(), found->second.size()), HasSubstr("total="));
+    }
+  }
+}
+
+TEST(Server, DebugPagesAreShownOnlyIfAsked) {
+  FakeEngine engine;
+  engine.AddSession("book");
+  for (const bool has_debug : {true, false}) {
+    const auto server = Server::Start(
+        {.listen = "127.0.0.1:0", .metrics_address = "127.0.0.1:0", .debug_page = has_debug}, engine);
+    ASSERT_OK(server);
+    const std::string page = HttpGet((*server)->metrics_port(), "/debug");
+    const std::string session = HttpGet((*server)->metrics_port(), "/debug/session?id=%3Cscript%3E%26");
+    EXPECT_EQ(page.find("200 OK") != std::string::npos, has_debug);
+    EXPECT_EQ(page.find("/debug/session?id=book") != std::string::npos, has_debug);
+    EXPECT_EQ(session.find("<polyline") != std::string::npos, has_debug);
+    EXPECT_EQ(session.find("session &lt;script&gt;&amp;") != std::string::npos, has_debug);
+    EXPECT_THAT(session, Not(HasSubstr("<script")));
+    EXPECT_THAT(HttpGet((*server)->metrics_port(), "/metrics"), HasSubstr("200 OK"));
+  }
+}
+
 TEST(Server, ItEndsWithCallsUnderWay) {
   FakeEngine engine;
   engine.AddSession("book");
