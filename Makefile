@@ -1,11 +1,13 @@
 # The way in: `make test` from a bare Debian 12 machine installs what is missing, builds and tests. CMake does the work.
 #
-#   make deps     Debian packages (deploy/packages.txt)
+#   make deps     Debian packages (deploy/packages.txt; make test takes packages-test.txt too)
 #   make build    everything into build/release (PRESET=dev, asan or tsan for another)
 #   make test     build, then every test; ctest's summary comes last
 #   make fuzz     every fuzz target for FUZZ_SECONDS=60; make test does 5
 #   make torture  build, then the long forms of tests/torture (hours)
 #   make bench-quick   build, then the engine's speed as shares of the BLAS's, against the committed baseline
+#   make package  build, then a Debian package in build/package
+#   make image    a Docker image, mnemosyne:0.1.0 (deploy/Dockerfile)
 #   make demo     build, then a server, a book and questions about it
 #   make format   clang-format over our sources
 #   make lint     clang-tidy over our sources, buf over the proto
@@ -18,7 +20,7 @@ SOURCES = git ls-files --cached --others --exclude-standard
 # A second clone on one machine compiles from the cache, when there is one.
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 
-.PHONY: deps build fuzzers test fuzz torture bench-quick demo format lint clean
+.PHONY: deps build fuzzers test fuzz torture bench-quick demo package image format lint clean
 .DEFAULT_GOAL := build
 
 deps:
@@ -34,6 +36,7 @@ fuzzers: deps
 	@cmake --build --preset fuzz -j $(JOBS)
 
 test: build fuzzers
+	@deploy/install_packages.sh --list=packages-test.txt
 	@ctest --preset $(PRESET) -j $(JOBS)
 
 fuzz: fuzzers
@@ -48,6 +51,12 @@ bench-quick: build
 
 demo: build
 	@python3 deploy/demo.py build/$(PRESET)/bin $(SEED)
+
+package: build
+	@cpack -G DEB --config build/$(PRESET)/CPackConfig.cmake -B build/package
+
+image:
+	@docker build -f deploy/Dockerfile -t mnemosyne:0.1.0 .
 
 format:
 	@deploy/install_packages.sh clang-format

@@ -45,7 +45,7 @@ grpc::ChannelArguments ArgumentsFor(const Client::Options& options) {
   arguments.SetMaxReceiveMessageSize(-1);  // a page of sessions with all their labels is over the default
   // A server that restarts is back within seconds: gRPC's own backoff would wait for up to two minutes.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);  // bounds an attempt to connect, TLS among it, too
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   if (options.keepalive_time != absl::InfiniteDuration()) {
     int64_t milliseconds = std::max<int64_t>(1, absl::ToInt64Milliseconds(options.keepalive_time));

@@ -78,7 +78,7 @@ void StreamWriter::Core::ReceiveLoop() {
       backoff = options_.initial_backoff;
     }
     // Between half of it and all of it, so that the writers of a server that went away do not come back in step.
-    absl::Duration delay = backoff * absl::Uniform(random, 0.5, 1.0);
+    const absl::Duration delay = std::max(retry_after_, backoff) * absl::Uniform(random, 0.5, 1.0);
     backoff = std::min(backoff * 2, options_.max_backoff);
     if (may_reopen && now + delay > give_up) {
       may_reopen = false;
@@ -120,6 +120,8 @@ absl::Status StreamWriter::Core::RunConnection(bool* progressed) {
     open_deadline_ = absl::Now() + options_.open_timeout;
     half_closed_ = false;
     flushes_sent_ = 0;
+    // A call that waits makes the channel connect as soon as the server is back; open_deadline_ bounds the wait.
+    context.set_wait_for_ready(ever_opened_);
     changed_.SignalAll();
   }
   std::unique_ptr<Connection> connection = stub_->Stream(&context);
@@ -143,6 +145,7 @@ absl::Status StreamWriter::Core::RunConnection(bool* progressed) {
     connection_ = nullptr;
   }
   absl::Status status = FromWire(connection->Finish());
+  retry_after_ = RetryAfter(context);
   absl::MutexLock lock(&mutex_);
   while (writing_) changed_.Wait(&mutex_);
   context_ = nullptr;

@@ -100,6 +100,7 @@ class StreamWriter::Core {
   absl::optional<absl::Status> final_status_ ABSL_GUARDED_BY(mutex_);
 
   grpc::ClientContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;  // of the call under way
+  absl::Duration retry_after_;  // what the server asked for when the last stream ended; the receiving thread's
   Connection* connection_ ABSL_GUARDED_BY(mutex_) = nullptr;        // null when it may not be written to
   bool open_ ABSL_GUARDED_BY(mutex_) = false;                       // this connection's Opened came
   bool open_timed_out_ ABSL_GUARDED_BY(mutex_) = false;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/base/utf8.h"
@@ -69,6 +70,16 @@ StopReason FromWire(v1::StopReason reason) {
 }
 
 }  // namespace
+
+absl::Duration RetryAfter(const grpc::ClientContext& context) {
+  const auto found = context.GetServerTrailingMetadata().find("retry-after-ms");
+  int64_t milliseconds = 0;
+  if (found == context.GetServerTrailingMetadata().end() ||
+      !absl::SimpleAtoi(absl::string_view(found->second.data(), found->second.size()), &milliseconds)) {
+    return absl::ZeroDuration();
+  }
+  return absl::Milliseconds(std::clamp<int64_t>(milliseconds, 0, 60'000));
+}
 
 absl::Status FromWire(const grpc::Status& status) {
   // The numbers are the same on both sides.

@@ -15,6 +15,8 @@
 
 namespace mnemosyne::client {
 
+// How long the server asked to wait before a call like this one; zero where it did not. After Finish.
+absl::Duration RetryAfter(const grpc::ClientContext& context);
 absl::Status FromWire(const grpc::Status& status);
 Watermarks FromWire(const v1::Watermarks& watermarks);
 SessionInfo FromWire(const v1::Session& session);

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Installs the Debian packages given, or those of packages.txt; at once done when all are there.
+# Installs the Debian packages given, or those of a list beside this script (packages.txt); at once done when all are there.
 #
-# usage: install_packages.sh [PACKAGE ...]
+# usage: install_packages.sh [PACKAGE ... | --list=packages-test.txt]
 set -euo pipefail
 
-packages=("$@")
+packages=("$@") list=packages.txt
+if [[ ${1-} == --list=* ]]; then
+  list=${1#--list=} packages=()
+fi
 if [ ${#packages[@]} -eq 0 ]; then
-  mapfile -t packages < <(sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$(dirname "$0")/packages.txt")
+  mapfile -t packages < <(sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$(dirname "$0")/$list")
 fi
 
 missing=()

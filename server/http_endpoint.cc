@@ -33,6 +33,17 @@ std::string ReadRequest(int connection) {
   return request;
 }
 
+absl::string_view StatusLine(int status) {
+  switch (status) {
+    case 200:
+      return "200 OK";
+    case 404:
+      return "404 Not Found";
+    default:
+      return "503 Service Unavailable";
+  }
+}
+
 std::string Decoded(absl::string_view text) {
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
@@ -97,11 +108,10 @@ void HttpEndpoint::Answer(int connection) const {
   const std::vector<absl::string_view> parts = absl::StrSplit(line, ' ');
   absl::optional<HttpPage> page;
   if (parts.size() == 3 && parts[0] == "GET") page = pages_(parts[1]);
-  const bool found = page.has_value();
-  if (!found) page = HttpPage{"text/plain; charset=utf-8", "see /metrics\n"};
+  if (!page) page = HttpPage{"text/plain; charset=utf-8", "see /metrics\n", 404};
   // What a page says it is made of is all that a browser may take into it.
   const std::string answer = absl::StrCat(
-      "HTTP/1.1 ", found ? "200 OK" : "404 Not Found", "\r\nContent-Type: ", page->content_type,
+      "HTTP/1.1 ", StatusLine(page->status), "\r\nContent-Type: ", page->content_type,
       "\r\nContent-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\nX-Content-Type-Options: nosniff",
       "\r\nCache-Control: no-store\r\nContent-Length: ", page->body.size(), "\r\nConnection: close\r\n\r\n", page->body);
   for (size_t at = 0; at < answer.size();) {

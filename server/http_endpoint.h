@@ -21,6 +21,7 @@ namespace mnemosyne {
 struct HttpPage {
   std::string content_type;
   std::string body;
+  int status = 200;  // or 503
 };
 
 class HttpEndpoint {

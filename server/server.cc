@@ -120,6 +120,10 @@ absl::optional<HttpPage> Server::PageAt(absl::string_view target, bool has_debug
     return HttpPage{"text/plain; version=0.0.4; charset=utf-8",
                     prometheus::TextSerializer().Serialize(metrics_->Collect())};
   }
+  if (path == "/healthz") {
+    const bool drains = draining_;
+    return HttpPage{"text/plain; charset=utf-8", drains ? "draining\n" : "serving\n", drains ? 503 : 200};
+  }
   if (!has_debug) return absl::nullopt;
   if (path == "/debug") return HttpPage{kHtml, DebugPage(engine_, service_.calls())};
   if (path == "/debug/session") return HttpPage{kHtml, SessionDebugPage(engine_, QueryValue(target, "id"))};
@@ -129,6 +133,7 @@ absl::optional<HttpPage> Server::PageAt(absl::string_view target, bool has_debug
 Server::~Server() { Shutdown(absl::Now()); }
 
 absl::Status Server::Drain(absl::Time deadline) {
+  draining_ = true;
   server_->GetHealthCheckService()->SetServingStatus(false);
   const absl::Status drained = engine_.Drain(deadline);
   service_.EndStreams(absl::UnavailableError("the server is draining; what was acknowledged as durable is kept"));

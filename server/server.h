@@ -7,6 +7,7 @@
 // Thread-safe.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 
@@ -50,7 +51,7 @@ class Server {
   int port() const { return port_; }
   int metrics_port() const { return metrics_endpoint_ == nullptr ? 0 : metrics_endpoint_->port(); }
 
-  // Health says NOT_SERVING; the engine drains: queries are answered, what was accepted is stored; streams end with
+  // Health and /healthz of the metrics' port say so; the engine drains: queries are answered, what was accepted is stored; streams end with
   // UNAVAILABLE; the server stops, and cancels what is left at `deadline`. Waits. The engine's status.
   absl::Status Drain(absl::Time deadline);
 
@@ -69,7 +70,8 @@ class Server {
   MemoryService service_;
   AdminService admin_service_;
   std::unique_ptr<grpc::Server> server_;
-  std::unique_ptr<HttpEndpoint> metrics_endpoint_;
+  std::atomic<bool> draining_ = false;
+  std::unique_ptr<HttpEndpoint> metrics_endpoint_;  // last but for numbers: it asks the members above
   int port_ = 0;
 };
 

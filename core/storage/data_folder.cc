@@ -56,6 +56,7 @@ absl::Status CheckUnfinished(const std::string& path) {
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(path, error)) {
     const std::string name = entry.path().filename();
+    if (name == "lost+found") continue;  // a disk's own root
     if (absl::EndsWith(name, ".sst") || absl::EndsWith(name, ".blob") || absl::EndsWith(name, ".log")) {
       return absl::DataLossError(absl::StrCat("data folder '", path, "': it has ", name, " but no CURRENT"));
     }
