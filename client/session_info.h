@@ -48,6 +48,7 @@ struct SessionInfo {
   SessionSettings settings;             // all of them set
   int64_t earliest_offset = 0;          // the earliest that can be gone back to; 0 unless the log is trimmed
   absl::Time expire_time = absl::InfiniteFuture();  // by SessionSettings::ttl
+  absl::optional<uint32_t> last_append_crc32;       // of the content of the append next_sequence - 1, if it is known
 };
 
 enum class TokenizerKind { kUnspecified, kBytes, kSentencePiece, kNone };

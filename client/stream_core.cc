@@ -6,6 +6,7 @@
 #include "absl/random/random.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/checksum.h"
 #include "core/base/status_macros.h"
 
 namespace mnemosyne::client {
@@ -32,6 +33,15 @@ bool IsBroken(const absl::Status& status) {
     default:
       return false;
   }
+}
+
+uint32_t ContentCrc(const v1::Append& append) {
+  if (append.has_text()) return Crc32(append.text());
+  std::string bytes;
+  for (const int32_t id : append.token_ids().ids()) {
+    for (int shift = 0; shift < 32; shift += 8) bytes.push_back(static_cast<char>(static_cast<uint32_t>(id) >> shift));
+  }
+  return Crc32(bytes);
 }
 
 }  // namespace
@@ -177,6 +187,7 @@ absl::Status StreamWriter::Core::OnOpened(const v1::Opened& opened) {
     session_id_ = session.session_id;
     epoch_ = session.epoch;
     next_sequence_ = session.next_sequence;
+    crcs_ = {{session.next_sequence - 1, session.last_append_crc32}};
     piece_bytes_ = std::min({options_.max_message_bytes, options_.max_unacknowledged_bytes,
                              std::max<int64_t>(1, opened.max_append_bytes())});
     opening_ = {.session = std::move(session),
@@ -200,6 +211,10 @@ absl::Status StreamWriter::Core::OnOpened(const v1::Opened& opened) {
       return absl::AbortedError(absl::StrCat(Name(), ": another writer appended while the connection was broken: the ",
                                              "server expects append ", session.next_sequence, ", the next here is ",
                                              next_sequence_));
+    }
+    if (!IsOwnLastAppend(session)) {
+      return absl::AbortedError(absl::StrCat(Name(), ": another writer appended while the connection was broken: append ",
+                                             session.next_sequence - 1, " is not what was sent here"));
     }
     // Accepted over the former connection, but is it durable? An ack may never say so on its own: no watermark moves.
     if (!held_.empty() && held_.front().sequence < session.next_sequence) AskOwnFlush(0);
@@ -267,7 +282,8 @@ absl::Status StreamWriter::Core::JudgeRefusal(const absl::Status& refusal) {
   context_ = nullptr;
   if (!status.ok()) return IsBroken(status) ? status : refusal;
   if (response.session().has_failure()) return refusal;
-  if (response.session().next_sequence() > next_sequence_ || response.session().epoch() != epoch_) {
+  if (response.session().next_sequence() > next_sequence_ || response.session().epoch() != epoch_ ||
+      !IsOwnLastAppend(FromWire(response.session()))) {
     return absl::AbortedError(absl::StrCat(Name(), ": another writer has the seat: ", refusal.message()));
   }
   return absl::UnavailableError(refusal.message());
@@ -464,6 +480,7 @@ absl::Status StreamWriter::Core::WaitForRoom(int64_t content_bytes, absl::Time d
 
 void StreamWriter::Core::Hold(v1::StreamRequest request, int64_t content_bytes) {
   request.mutable_append()->set_sequence(next_sequence_);
+  crcs_.emplace_back(next_sequence_, ContentCrc(request.append()));
   held_.push_back({.sequence = next_sequence_,
                    .content_bytes = content_bytes,
                    .request = std::make_shared<const v1::StreamRequest>(std::move(request))});
@@ -478,7 +495,16 @@ void StreamWriter::Core::DropThrough(uint64_t sequence) {
   while (!held_.empty() && held_.front().sequence <= sequence && held_.front().sequence < next_to_send_) {
     held_content_bytes_ -= held_.front().content_bytes;
     held_.pop_front();
+    crcs_.pop_front();  // the one before it; its own stays, as the last
   }
+}
+
+bool StreamWriter::Core::IsOwnLastAppend(const SessionInfo& session) const {
+  if (!session.last_append_crc32) return true;
+  const uint64_t last = session.next_sequence - 1, first = crcs_.front().first;
+  if (last < first || last - first >= crcs_.size()) return true;  // is judged by its number
+  const absl::optional<uint32_t>& own = crcs_[last - first].second;
+  return !own || *own == *session.last_append_crc32;
 }
 
 void StreamWriter::Core::AskOwnFlush(uint64_t after_sequence) {

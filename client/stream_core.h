@@ -77,6 +77,8 @@ class StreamWriter::Core {
   absl::Status WaitForRoom(int64_t content_bytes, absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Hold(v1::StreamRequest request, int64_t content_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DropThrough(uint64_t sequence) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // False: the session's last append is not what was sent under its number.
+  bool IsOwnLastAppend(const SessionInfo& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AskOwnFlush(uint64_t after_sequence) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The last append that has come to the level.
   uint64_t Reached(DeliveryLevel level) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -109,6 +111,9 @@ class StreamWriter::Core {
   bool half_closed_ ABSL_GUARDED_BY(mutex_) = false;
 
   std::deque<HeldAppend> held_ ABSL_GUARDED_BY(mutex_);
+  // CRC-32s of the appends that may be the server's last, by sequence: the last that is known to be durable, or that was
+  // there at the opening, and those held. Unset: not known.
+  std::deque<std::pair<uint64_t, absl::optional<uint32_t>>> crcs_ ABSL_GUARDED_BY(mutex_);
   int64_t held_content_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t next_sequence_ ABSL_GUARDED_BY(mutex_) = 0;  // of the next Append
   uint64_t next_to_send_ ABSL_GUARDED_BY(mutex_) = 0;   // on this connection

@@ -117,6 +117,7 @@ SessionInfo FromWire(const v1::Session& session) {
   info.settings.max_log_bytes = settings.max_log_bytes();
   info.earliest_offset = session.earliest_offset();
   if (session.has_expire_time()) info.expire_time = FromWire(session.expire_time());
+  if (session.has_last_append_crc32()) info.last_append_crc32 = session.last_append_crc32();
   return info;
 }
 

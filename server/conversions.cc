@@ -143,6 +143,7 @@ void ToProto(const SessionInfo& session, v1::Session* out) {
   if (!session.failure.empty()) out->set_failure(session.failure);
   ToProto(session.settings, out->mutable_settings());
   out->set_earliest_offset(session.earliest_offset);
+  if (session.last_append_crc) out->set_last_append_crc32(*session.last_append_crc);
   if (session.expire_time != absl::InfiniteFuture()) SetTime(session.expire_time, out->mutable_expire_time());
 }
 

@@ -1,5 +1,7 @@
 #include "core/base/checksum.h"
 
+#include <zlib.h>
+
 #include <xxhash.h>
 
 #include "absl/strings/str_format.h"
@@ -7,6 +9,10 @@
 namespace mnemosyne {
 
 uint64_t Checksum64(absl::string_view bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+
+uint32_t Crc32(absl::string_view bytes) {
+  return static_cast<uint32_t>(crc32_z(0, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size()));
+}
 
 std::string Fingerprint(absl::string_view bytes) {
   const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());

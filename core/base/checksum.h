@@ -1,4 +1,4 @@
-// Checksums and fingerprints (XXH3: they find damage, not forgery).
+// Checksums and fingerprints (they find damage, not forgery).
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,9 @@ namespace mnemosyne {
 
 // XXH3-64 of the bytes.
 uint64_t Checksum64(absl::string_view bytes);
+
+// CRC-32 of the bytes, as zlib has it: what clients in other languages can compute without more.
+uint32_t Crc32(absl::string_view bytes);
 
 // XXH3-128 of the bytes as 32 lower-case hex digits.
 std::string Fingerprint(absl::string_view bytes);

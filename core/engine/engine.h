@@ -59,6 +59,9 @@ struct SessionInfo {
   int64_t earliest_offset = 0;  // the earliest one that a trimmed log can bring back
   absl::Time create_time, update_time;
   absl::Time expire_time = absl::InfiniteFuture();  // by its time to live
+  // Crc32 of the content (text, or token ids of 4 bytes each, little-endian) of the append next_sequence - 1, if it is
+  // known: a writer that comes back tells by it whether somebody else has appended.
+  std::optional<uint32_t> last_append_crc;
   std::string failure;  // not empty: a step was refused as not finite; says where it stopped
 };
 

@@ -65,6 +65,7 @@ SessionInfo EngineImpl::Describe(const SessionMetadata& metadata, const Session*
     info.pending_tokens = marks.accepted - marks.memorized;
     info.update_time = std::max(metadata.update_time, marks.update_time);
     info.failure = marks.failure;
+    info.last_append_crc = marks.last_append_crc;
     return info;
   }
   const auto snapshots = storage_->ListSnapshots(metadata);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/checksum.h"
 #include "core/base/status_macros.h"
 
 namespace mnemosyne {
@@ -25,6 +26,7 @@ Session::Session(SessionMetadata metadata, const Model* model, const Limits& lim
   marks_.next_sequence = recovered.next_sequence;
   marks_.durable_sequence = marks_.memorized_sequence = recovered.next_sequence - 1;
   marks_.update_time = metadata_.update_time;
+  marks_.last_append_crc = recovered.last_append_crc;
 }
 
 Session::Marks Session::marks() const {
@@ -49,8 +51,14 @@ absl::Status Session::Replay(const LogRecord& record) {
   marks_.accepted_bytes += record.payload.size();
   marks_.accepted += tokens.size() - known;
   marks_.durable = marks_.accepted;
+  const bool is_another = record.sequence >= marks_.next_sequence;
   // After a reset to an earlier offset the sequences of what was forgotten are not given again.
   marks_.next_sequence = std::max(metadata_.first_sequence, record.sequence + 1);
+  if (marks_.next_sequence != record.sequence + 1) {
+    marks_.last_append_crc.reset();
+  } else if (is_another) {
+    marks_.last_append_crc = Crc32(record.payload);
+  }
   marks_.durable_sequence = marks_.next_sequence - 1;
   marks_.update_time = std::max(marks_.update_time, record.time);
   next_index_ = durable_index_ = record.index + 1;
@@ -128,6 +136,7 @@ absl::StatusOr<bool> Session::Accept(std::optional<uint64_t> sequence, LogConten
   record.time = now;
   record.kind = kind;
   record.payload = std::move(payload);
+  const uint32_t crc = sequence ? Crc32(record.payload) : 0;
   const absl::StatusOr<std::vector<int32_t>> tokens = feed_.AddRecord(record);
   if (!tokens.ok()) {  // part of it may be tokenized: nothing more can be taken
     marks_.failure = absl::StrCat("session '", metadata_.id, "' cannot tokenize: ", tokens.status().message());
@@ -139,6 +148,7 @@ absl::StatusOr<bool> Session::Accept(std::optional<uint64_t> sequence, LogConten
   marks_.accepted += tokens->size();
   marks_.accepted_bytes += bytes;
   marks_.next_sequence = record.sequence + 1;
+  if (sequence) marks_.last_append_crc = crc;  // what `remember` adds carries the number of the append before it
   marks_.update_time = now;
   accepted.end_offset = marks_.accepted;
   unmemorized_.emplace_back(record.sequence, marks_.accepted);

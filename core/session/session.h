@@ -31,6 +31,8 @@ class Session {
     int64_t accepted = 0, durable = 0, memorized = 0, accepted_bytes = 0;
     uint64_t next_sequence = 1, durable_sequence = 0;
     uint64_t memorized_sequence = 0;  // whose whole blocks are in the state
+    // Crc32 of the content of the writer's append next_sequence - 1; nullopt: not known, as it was not looked up.
+    std::optional<uint32_t> last_append_crc;
     absl::Time update_time = absl::UnixEpoch();
     std::string failure;
   };
@@ -42,6 +44,7 @@ class Session {
     int64_t accepted_bytes = 0;    // of the records before position.record_index
     uint64_t next_sequence = 1;
     int64_t snapshot_offset = 0;  // of the newest snapshot; 0: none
+    std::optional<uint32_t> last_append_crc;  // as in Marks
   };
   struct Limits {
     int64_t max_backlog_tokens = 0;  // accepted and not memorized

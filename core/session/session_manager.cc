@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "core/base/checksum.h"
 #include "core/base/status_macros.h"
 #include "core/storage/record_codec.h"
 
@@ -228,6 +229,7 @@ absl::StatusOr<std::shared_ptr<Session>> SessionManager::Recover(const SessionMe
   if (from == log_end) {  // no record behind the state says which sequence comes next
     if (last) start->next_sequence = last->sequence + 1;
     start->next_sequence = std::max(metadata.first_sequence, start->next_sequence);
+    if (last && start->next_sequence == last->sequence + 1) start->last_append_crc = LastAppendCrc(metadata, *last);
   }
   auto session = std::make_shared<Session>(metadata, &model, LimitsOf(metadata.settings), *std::move(start));
   ASSIGN_OR_RETURN(const std::unique_ptr<LogReader> log, storage_->ReadLog(metadata, from));
@@ -241,6 +243,20 @@ absl::StatusOr<std::shared_ptr<Session>> SessionManager::Recover(const SessionMe
   absl::MutexLock lock(&mutex_);
   stats_.replayed_tokens += marks.accepted - marks.memorized;
   return session;
+}
+
+std::optional<uint32_t> SessionManager::LastAppendCrc(const SessionMetadata& metadata, LogRecord last) const {
+  constexpr int kMostRemembered = 16;  // in a row; behind more it is not known
+  for (int i = 0; i < kMostRemembered; ++i) {
+    if (last.index == metadata.log_begin) break;
+    const absl::StatusOr<LogRecord> before = storage_->ReadLogRecord(metadata, last.index - 1);
+    if (!before.ok()) return std::nullopt;  // trimmed
+    if (before->sequence < last.sequence) return Crc32(last.payload);
+    last = *before;
+  }
+  // Of a log that begins with it, nothing says whether `remember` or a writer did: the first append has number 1.
+  if (last.index == metadata.log_begin && metadata.log_begin == 0 && last.sequence > 0) return Crc32(last.payload);
+  return std::nullopt;
 }
 
 absl::Status SessionManager::ReadOn(Session& session) const {

@@ -185,6 +185,8 @@ class SessionManager {
       : options_(options), storage_(storage), models_(std::move(models)), on_load_(std::move(on_load)) {}
 
   absl::StatusOr<std::shared_ptr<Session>> Load(const SessionMetadata& metadata);
+  // Of the writer's append whose content the log's last record is, or what `remember` added after it.
+  std::optional<uint32_t> LastAppendCrc(const SessionMetadata& metadata, LogRecord last) const;
   // `start`: where to go on from instead of the newest snapshot.
   absl::StatusOr<std::shared_ptr<Session>> Recover(const SessionMetadata& metadata, const Model& model,
                                                    std::optional<Session::Recovered> start);

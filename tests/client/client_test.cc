@@ -268,6 +268,27 @@ TEST(StreamWriter, AnotherWriterOrAResetMeanwhileIsTheEnd) {
   }
 }
 
+TEST(StreamWriter, AnotherWritersAppendUnderOnesOwnNumberIsTheEnd) {
+  for (const std::string& others : {std::string("other"), std::string("mine")}) {
+    FakeServer fake;
+    {
+      absl::MutexLock lock(&fake.service.mutex);
+      fake.service.breaks.push_back({.after_appends = 2, .kind = Break::kBeforeApplying, .others = others});
+    }
+    absl::StatusOr<std::unique_ptr<StreamWriter>> writer = ConnectTo(fake)->OpenStream("a", QuickOptions());
+    ASSERT_OK(writer);
+    ASSERT_OK((*writer)->Append("x"));
+    ASSERT_OK((*writer)->Flush());
+    ASSERT_OK((*writer)->Append("mine"));
+    const absl::Status closed = (*writer)->Close();
+    if (others == "mine") {  // which nobody can tell from one's own
+      EXPECT_OK(closed);
+    } else {
+      EXPECT_THAT(closed, StatusIs(absl::StatusCode::kAborted, HasSubstr("append 2 is not what was sent here")));
+    }
+  }
+}
+
 TEST(StreamWriter, ASecondWriterIsRefusedAndALostSeatIsFinal) {
   FakeServer fake;
   {

@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "core/base/checksum.h"
 #include "mnemosyne/v1/admin_service.grpc.pb.h"
 #include "mnemosyne/v1/memory_service.grpc.pb.h"
 
@@ -34,12 +35,14 @@ struct Break {
   };
   int after_appends = 0;
   Kind kind = kBeforeApplying;
+  std::string others = {};  // kBeforeApplying: what another writer appends in its place
 };
 
 struct FakeSession {
   std::string content;
   uint64_t next_sequence = 1;
   uint64_t epoch = 1;
+  std::map<uint64_t, std::string> appends;  // by sequence
   uint64_t durable_sequence = 0;
   size_t durable_bytes = 0;
   bool seat_taken = false;
@@ -113,7 +116,12 @@ class FakeMemoryService final : public v1::MemoryService::Service {
     stream->Write(response);
     for (int appends = 1; stream->Read(&request); appends += request.has_append()) {
       const bool breaks_now = planned.after_appends > 0 && request.has_append() && appends >= planned.after_appends;
-      if (breaks_now && planned.kind == Break::kBeforeApplying) return {grpc::StatusCode::UNAVAILABLE, "broken"};
+      if (breaks_now && planned.kind == Break::kBeforeApplying) {
+        absl::MutexLock lock(&mutex);
+        FakeSession& session = sessions[id];
+        if (!planned.others.empty()) session.appends[session.next_sequence++] = planned.others;
+        return {grpc::StatusCode::UNAVAILABLE, "broken"};
+      }
       bool answer;
       {
         absl::MutexLock lock(&mutex);
@@ -342,6 +350,7 @@ class FakeMemoryService final : public v1::MemoryService::Service {
       ++gaps;
       return {grpc::StatusCode::OUT_OF_RANGE, absl::StrCat("expected append ", session.next_sequence)};
     }
+    session.appends[session.next_sequence] = append.text();
     ++session.next_sequence;
     session.content += append.text();
     for (int32_t id : append.token_ids().ids()) session.content += static_cast<char>(id);
@@ -381,6 +390,9 @@ class FakeMemoryService final : public v1::MemoryService::Service {
     *out->mutable_settings() = session.settings;
     if (session.settings.has_ttl()) out->mutable_expire_time()->set_seconds(session.settings.ttl().seconds());
     FillWatermarks(session, out->mutable_watermarks());
+    if (const auto last = session.appends.find(session.next_sequence - 1); last != session.appends.end()) {
+      out->set_last_append_crc32(Crc32(last->second));
+    }
   }
 };
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import enum
 import random
+import struct
+import zlib
 from collections import deque
 from dataclasses import dataclass
 from typing import Iterator, Optional
@@ -66,6 +68,13 @@ class _Flush:
     covers_sequence: int = 0   # last append that was sent before it
 
 
+def _content_crc(append: memory.Append) -> int:
+    if append.WhichOneof("content") == "text":
+        return zlib.crc32(append.text)
+    ids = append.token_ids.ids
+    return zlib.crc32(struct.pack(f"<{len(ids)}i", *ids))
+
+
 def _is_broken(error: Optional[MnemosyneError]) -> bool:
     """Whether it was the connection that ended the stream, or the server asking to try again; then a new stream may go on.
     None: the server ended the stream before the writer asked for it."""
@@ -94,6 +103,9 @@ class StreamState:
         self._epoch = 0
         self._piece_bytes = 1
         self._held: deque[_Held] = deque()
+        # CRC-32s of the appends that may be the server's last, by sequence, without gaps: the last that is known to be
+        # durable, or that was there at the opening, and those held. None: not known.
+        self._crcs: deque[tuple[int, Optional[int]]] = deque()
         self._next_to_send = 0
         self._flushes: deque[_Flush] = deque()
         self._flushes_sent = 0  # of _flushes, on this connection
@@ -168,6 +180,7 @@ class StreamState:
             self.session_id = session.session_id
             self._epoch = session.epoch
             self.next_sequence = session.next_sequence
+            self._crcs.append((session.next_sequence - 1, session.last_append_crc32))
             self._piece_bytes = min(self.options.max_message_bytes, self.options.max_unacknowledged_bytes,
                                     max(1, opened.max_append_bytes))
             self.opening = Opening(session, opened.block_tokens, opened.max_append_bytes, opened.created)
@@ -184,6 +197,10 @@ class StreamState:
                 raise errors.Aborted(
                     f"{self.name}: another writer appended while the connection was broken: the server expects append "
                     f"{session.next_sequence}, the next here is {self.next_sequence}")
+            if not self._is_own_last_append(session):
+                raise errors.Aborted(
+                    f"{self.name}: another writer appended while the connection was broken: append "
+                    f"{session.next_sequence - 1} is not what was sent here")
             # Accepted over the former connection, but is it durable? An ack may never say so on its own: no watermark
             # moves.
             if self._held and self._held[0].sequence < session.next_sequence:
@@ -217,6 +234,13 @@ class StreamState:
         # Only what was sent: the server cannot have more.
         while self._held and self._held[0].sequence <= min(sequence, self._next_to_send - 1):
             self.unacknowledged_bytes -= self._held.popleft().content_bytes
+            self._crcs.popleft()  # the one before it; its own stays, as the last
+
+    def _is_own_last_append(self, session: Session) -> bool:
+        place = session.next_sequence - 1 - self._crcs[0][0]
+        if session.last_append_crc32 is None or not 0 <= place < len(self._crcs):
+            return True  # not known, or judged by its number
+        return self._crcs[place][1] in (None, session.last_append_crc32)
 
     # ---- How a connection ended.
 
@@ -229,7 +253,8 @@ class StreamState:
         noticed yet."""
         if session.failure is not None:
             return refusal
-        if session.next_sequence > self.next_sequence or session.epoch != self._epoch:
+        is_anothers = session.next_sequence > self.next_sequence or session.epoch != self._epoch
+        if is_anothers or not self._is_own_last_append(session):
             return errors.Aborted(f"{self.name}: another writer has the seat: {refusal.message}")
         return errors.Unavailable(refusal.message, refusal.retry_after)
 
@@ -292,6 +317,7 @@ class StreamState:
     def hold(self, append: memory.Append, content_bytes: int) -> None:
         """Numbers and takes an append; it is sent when its turn comes."""
         append.sequence = self.next_sequence
+        self._crcs.append((self.next_sequence, _content_crc(append)))
         self._held.append(_Held(self.next_sequence, content_bytes, memory.StreamRequest(append=append)))
         self.next_sequence += 1
         self.unacknowledged_bytes += content_bytes

@@ -73,6 +73,7 @@ class Session:
     settings: SessionSettings
     earliest_offset: int  # that the session can go back to
     expire_time: Optional[datetime]
+    last_append_crc32: Optional[int]  # of the content of the append next_sequence - 1, if it is known
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ def session_of(message: memory.Session) -> Session:
         resident=message.resident, labels=dict(message.labels), create_time=_time(message.create_time),
         update_time=_time(message.update_time), failure=message.failure if message.HasField("failure") else None,
         settings=_settings_of(message.settings), earliest_offset=message.earliest_offset,
-        expire_time=_time(message.expire_time) if message.HasField("expire_time") else None)
+        expire_time=_time(message.expire_time) if message.HasField("expire_time") else None,
+        last_append_crc32=message.last_append_crc32 if message.HasField("last_append_crc32") else None)
 
 
 def model_of(message: memory.Model) -> Model:

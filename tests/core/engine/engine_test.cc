@@ -205,7 +205,9 @@ TEST_F(EngineTest, BadInputIsRefusedByNameAndNothingChanges) {
   expect(engine->OpenWriter("s", {.creation = {.model = "nobody"}}, nullptr).status(), Code::kNotFound, "nobody");
   expect(engine->OpenWriter("s", {.creation = {.model = "ids"}}, nullptr).status(), Code::kFailedPrecondition, "small");
   expect(engine->OpenWriter("none", {}, nullptr).status(), Code::kNotFound, "none");
-  expect(engine->GetSession("no/slash").status(), Code::kInvalidArgument, "no/slash");
+  for (const char* id : {"two/slashes/here", "/nobody", "tenant/", "a b/c", "a/b c"}) {  // TENANT/NAME is an id
+    expect(engine->GetSession(id).status(), Code::kInvalidArgument, id);
+  }
   expect(engine->CreateSession(std::string(129, 'a'), {}).status(), Code::kInvalidArgument, "128");
   expect(engine->CreateSession("s", {}).status(), Code::kAlreadyExists, "'s'");
   expect(engine->CreateSession("t", {.labels = {{"", "x"}}}).status(), Code::kInvalidArgument, "label");
