@@ -41,6 +41,12 @@ class RunningServer:
         with open(self._log, encoding="utf-8") as log:
             return log.read()
 
+    def stop(self):
+        """Drains it."""
+        self._process.terminate()
+        if self._process.wait(timeout=PATIENCE) != 0:
+            raise AssertionError(f"it did not end well: {self.logged()}")
+
     def kill(self):
         self._process.kill()
         self._process.wait()
