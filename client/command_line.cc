@@ -80,20 +80,22 @@ constexpr CommandShape kCommands[] = {
 };
 
 // The flags that are the program's own; libraries may define others.
-constexpr absl::string_view kFlags[] = {"server",       "connect_timeout",
-                                        "timeout",      "json",
-                                        "verbose",      "help",
-                                        "model",        "label",
-                                        "resume",       "take_over",
-                                        "wait",         "offset",
-                                        "session",      "max_tokens",
-                                        "top_k",        "temperature",
-                                        "top_p",        "seed",
-                                        "stop",         "remember",
-                                        "raw_prompt",   "as_of_offset",
-                                        "retention",    "ttl",
-                                        "idle_ttl",     "max_backlog_tokens",
-                                        "max_log_bytes","tls","tls_ca","tls_certificate","tls_key","token_file"};
+constexpr absl::string_view kFlags[] = {"server",        "connect_timeout",
+                                        "timeout",       "json",
+                                        "verbose",       "help",
+                                        "model",         "label",
+                                        "resume",        "take_over",
+                                        "wait",          "offset",
+                                        "session",       "max_tokens",
+                                        "top_k",         "temperature",
+                                        "top_p",         "seed",
+                                        "stop",          "remember",
+                                        "raw_prompt",    "as_of_offset",
+                                        "retention",     "ttl",
+                                        "idle_ttl",      "max_backlog_tokens",
+                                        "max_log_bytes", "tls",
+                                        "tls_ca",        "tls_certificate",
+                                        "tls_key",       "token_file"};
 
 absl::CommandLineFlag* FindFlag(absl::string_view name) {
   for (absl::string_view known : kFlags) {

@@ -213,7 +213,8 @@ absl::Status StreamWriter::Core::OnOpened(const v1::Opened& opened) {
                                              next_sequence_));
     }
     if (!IsOwnLastAppend(session)) {
-      return absl::AbortedError(absl::StrCat(Name(), ": another writer appended while the connection was broken: append ",
+      return absl::AbortedError(absl::StrCat(Name(),
+                                             ": another writer appended while the connection was broken: append ",
                                              session.next_sequence - 1, " is not what was sent here"));
     }
     // Accepted over the former connection, but is it durable? An ack may never say so on its own: no watermark moves.

@@ -103,16 +103,16 @@ class StreamWriter::Core {
 
   grpc::ClientContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;  // of the call under way
   absl::Duration retry_after_;  // what the server asked for when the last stream ended; the receiving thread's
-  Connection* connection_ ABSL_GUARDED_BY(mutex_) = nullptr;        // null when it may not be written to
-  bool open_ ABSL_GUARDED_BY(mutex_) = false;                       // this connection's Opened came
+  Connection* connection_ ABSL_GUARDED_BY(mutex_) = nullptr;  // null when it may not be written to
+  bool open_ ABSL_GUARDED_BY(mutex_) = false;                 // this connection's Opened came
   bool open_timed_out_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Time open_deadline_ ABSL_GUARDED_BY(mutex_);
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool half_closed_ ABSL_GUARDED_BY(mutex_) = false;
 
   std::deque<HeldAppend> held_ ABSL_GUARDED_BY(mutex_);
-  // CRC-32s of the appends that may be the server's last, by sequence: the last that is known to be durable, or that was
-  // there at the opening, and those held. Unset: not known.
+  // CRC-32s of the appends that may be the server's last, by sequence: the last that is known to be durable, or that
+  // was there at the opening, and those held. Unset: not known.
   std::deque<std::pair<uint64_t, absl::optional<uint32_t>>> crcs_ ABSL_GUARDED_BY(mutex_);
   int64_t held_content_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t next_sequence_ ABSL_GUARDED_BY(mutex_) = 0;  // of the next Append

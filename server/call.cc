@@ -61,7 +61,8 @@ absl::StatusOr<std::string> CallScope::SessionId(const std::string& name) {
 absl::StatusOr<std::string> CallScope::NewSessionId(const std::string& name) {
   if (session_.empty()) session_ = name;
   if (name.find(kTenantSeparator) != std::string::npos) {
-    return absl::InvalidArgumentError(absl::StrCat("session id '", name.substr(0, 128), "' is not [A-Za-z0-9._-]{1,128}"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("session id '", name.substr(0, 128), "' is not [A-Za-z0-9._-]{1,128}"));
   }
   return caller_.tenant.empty() ? name : absl::StrCat(caller_.tenant, std::string(1, kTenantSeparator), name);
 }
@@ -99,7 +100,10 @@ grpc::Status CallScope::Last(const absl::Status& status) {
   if (context_->client_metadata().contains(kTraceKey)) context_->AddTrailingMetadata(kTraceKey, stages);
   if (duration >= environment_.slow_call && !lasts_) {
     Log(LogLevel::kWarning, "slow call",
-        {{"method", method_}, {"session", session_}, {"code", absl::StatusCodeToString(status.code())}, {"milliseconds", stages}});
+        {{"method", method_},
+         {"session", session_},
+         {"code", absl::StatusCodeToString(status.code())},
+         {"milliseconds", stages}});
   }
   if (absl::IsUnavailable(status) || absl::IsResourceExhausted(status)) {
     context_->AddTrailingMetadata(kRetryAfterKey, absl::StrCat(RetryAfterMilliseconds(status)));

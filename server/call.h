@@ -30,7 +30,7 @@ struct CallEnvironment {
   Metrics& metrics;
   const AccessControl& access;
   const TenantUses& tenant_uses;
-  AuditLog* audit_log;                                    // null: none is kept
+  AuditLog* audit_log;                                  // null: none is kept
   absl::Duration slow_call = absl::InfiniteDuration();  // a call that takes longer is told in the log
 };
 
@@ -56,7 +56,7 @@ class CallScope {
   // As above; an empty name asks for one to be made.
   absl::StatusOr<std::string> NewSessionId(const std::string& name);
   void NoteStage(const char* name, absl::Duration duration);  // of the call's way, for the slow log and a trace
-  void NoteSession(absl::string_view id);  // for the audit log: which one it came to be
+  void NoteSession(absl::string_view id);                     // for the audit log: which one it came to be
   const Caller& caller() const { return caller_; }
   TenantQuotas quotas() const { return environment_.access.QuotasOf(caller_.tenant); }
   absl::Status CheckStoredBytes() const;  // RESOURCE_EXHAUSTED: the tenant's sessions take as many as they may

@@ -82,21 +82,25 @@ std::string DebugPage(const Engine& engine, int64_t calls) {
                   Row("queries that wait, and run", absl::StrCat(s.waiting_queries, ", ", s.running_queries)),
                   Row("tokens accepted and not memorized", Number(s.lag_tokens)),
                   Row("disk", s.disk_failed ? "FAILED" : "takes writes"));
-  absl::StrAppend(&body, "</table>\n<table><caption>Since the start</caption>\n",
-                  Row("tokens accepted, durable, memorized",
-                      absl::StrCat(s.tokens_accepted_total, ", ", s.tokens_durable_total, ", ", s.tokens_memorized_total)),
-                  Row("a group commit, mean milliseconds", absl::StrFormat("%.3f", 1e3 * Mean(s.commit))),
-                  Row("queries, of them failed", absl::StrCat(s.queries_total, ", ", s.failed_queries_total)),
-                  Row("evictions, reloads", absl::StrCat(s.evictions_total, ", ", s.reload.total())), "</table>\n");
-  absl::StrAppend(&body, "<table><caption>Models</caption>\n<tr><th>model</th><th>steps</th><th>mean milliseconds</th>"
-                         "<th>mean surprise</th></tr>\n");
+  absl::StrAppend(
+      &body, "</table>\n<table><caption>Since the start</caption>\n",
+      Row("tokens accepted, durable, memorized",
+          absl::StrCat(s.tokens_accepted_total, ", ", s.tokens_durable_total, ", ", s.tokens_memorized_total)),
+      Row("a group commit, mean milliseconds", absl::StrFormat("%.3f", 1e3 * Mean(s.commit))),
+      Row("queries, of them failed", absl::StrCat(s.queries_total, ", ", s.failed_queries_total)),
+      Row("evictions, reloads", absl::StrCat(s.evictions_total, ", ", s.reload.total())), "</table>\n");
+  absl::StrAppend(&body,
+                  "<table><caption>Models</caption>\n<tr><th>model</th><th>steps</th><th>mean milliseconds</th>"
+                  "<th>mean surprise</th></tr>\n");
   for (const auto& [name, of_model] : s.models) {
-    absl::StrAppendFormat(&body, "<tr><td>%s</td><td class=\"n\">%d</td><td class=\"n\">%.3f</td><td class=\"n\">%.4g</td></tr>\n",
-                          Escaped(name), of_model.step.total(), 1e3 * Mean(of_model.step), Mean(of_model.surprise));
+    absl::StrAppendFormat(
+        &body, "<tr><td>%s</td><td class=\"n\">%d</td><td class=\"n\">%.3f</td><td class=\"n\">%.4g</td></tr>\n",
+        Escaped(name), of_model.step.total(), 1e3 * Mean(of_model.step), Mean(of_model.surprise));
   }
-  absl::StrAppend(&body, "</table>\n<table id=\"sessions\"><caption>The ", kMaxSessions,
-                  " sessions in memory that were used last</caption>\n<tr><th>session</th><th>model</th><th>accepted</th>"
-                  "<th>durable</th><th>memorized</th><th>changed</th><th>failure</th></tr>\n");
+  absl::StrAppend(
+      &body, "</table>\n<table id=\"sessions\"><caption>The ", kMaxSessions,
+      " sessions in memory that were used last</caption>\n<tr><th>session</th><th>model</th><th>accepted</th>"
+      "<th>durable</th><th>memorized</th><th>changed</th><th>failure</th></tr>\n");
   for (const SessionInfo& session : engine.ResidentSessions(kMaxSessions)) {
     const Watermarks& marks = session.watermarks;
     absl::StrAppend(&body, "<tr><td><a href=\"/debug/session?id=", InUrl(session.id), "\">", Escaped(session.id),
@@ -114,7 +118,9 @@ std::string SessionDebugPage(const Engine& engine, const std::string& id) {
   if (points.empty()) {
     absl::StrAppend(&body, "<p>This session is not in memory, or no block of it was stepped since it is.</p>\n");
   } else {
-    absl::StrAppend(&body, "<p>Surprise (|M(k) - v|<sup>2</sup>, mean over tokens, memory layers and heads) since the session came into memory.</p>\n",
+    absl::StrAppend(&body,
+                    "<p>Surprise (|M(k) - v|<sup>2</sup>, mean over tokens, memory layers and heads) since the session "
+                    "came into memory.</p>\n",
                     SurpriseSvg(points));
   }
   return Page(absl::StrCat("session ", id), body);

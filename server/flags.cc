@@ -25,8 +25,9 @@ namespace {
 
 // Variables that other programs of ours read: the client's address and token, and what the tests are given.
 bool IsOthersVariable(absl::string_view name) {
-  return name == "MNEMOSYNE_SERVER" || name == "MNEMOSYNE_TOKEN" || name == "MNEMOSYNE_SOURCE_DIR" || name == "MNEMOSYNE_GOLDEN_DIR" ||
-         absl::StartsWith(name, "MNEMOSYNE_TEST_") || absl::StartsWith(name, "MNEMOSYNE_TORTURE");
+  return name == "MNEMOSYNE_SERVER" || name == "MNEMOSYNE_TOKEN" || name == "MNEMOSYNE_SOURCE_DIR" ||
+         name == "MNEMOSYNE_GOLDEN_DIR" || absl::StartsWith(name, "MNEMOSYNE_TEST_") ||
+         absl::StartsWith(name, "MNEMOSYNE_TORTURE");
 }
 
 absl::Status Bad(absl::string_view expected) { return absl::InvalidArgumentError(expected); }

@@ -47,7 +47,8 @@ absl::string_view StatusLine(int status) {
 std::string Decoded(absl::string_view text) {
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '%' && i + 2 < text.size() && absl::ascii_isxdigit(text[i + 1]) && absl::ascii_isxdigit(text[i + 2])) {
+    if (text[i] == '%' && i + 2 < text.size() && absl::ascii_isxdigit(text[i + 1]) &&
+        absl::ascii_isxdigit(text[i + 2])) {
       out += absl::HexStringToBytes(text.substr(i + 1, 2));
       i += 2;
     } else {
@@ -113,7 +114,8 @@ void HttpEndpoint::Answer(int connection) const {
   const std::string answer = absl::StrCat(
       "HTTP/1.1 ", StatusLine(page->status), "\r\nContent-Type: ", page->content_type,
       "\r\nContent-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\nX-Content-Type-Options: nosniff",
-      "\r\nCache-Control: no-store\r\nContent-Length: ", page->body.size(), "\r\nConnection: close\r\n\r\n", page->body);
+      "\r\nCache-Control: no-store\r\nContent-Length: ", page->body.size(), "\r\nConnection: close\r\n\r\n",
+      page->body);
   for (size_t at = 0; at < answer.size();) {
     const ssize_t bytes = send(connection, answer.data() + at, answer.size() - at, MSG_NOSIGNAL);
     if (bytes <= 0) return;

@@ -37,12 +37,12 @@ std::string FormatLogRecord(LogFormat format, absl::Time time, LogLevel level, a
                             const LogFields& fields) {
   const std::string when = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", time, absl::UTCTimeZone());
   if (format == LogFormat::kJson) {
-    nlohmann::ordered_json record = {{"time", when}, {"level", std::string(LevelName(level))}, {"message", std::string(message)}};
+    nlohmann::ordered_json record = {
+        {"time", when}, {"level", std::string(LevelName(level))}, {"message", std::string(message)}};
     for (const auto& [key, value] : fields) record[key] = value;
     return record.dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace);
   }
-  std::string line = absl::StrCat(when, " ",
-                                  LevelName(level), " ", absl::Utf8SafeCEscape(message));
+  std::string line = absl::StrCat(when, " ", LevelName(level), " ", absl::Utf8SafeCEscape(message));
   for (const auto& [key, value] : fields) absl::StrAppend(&line, " ", key, "=", Value(value));
   return line;
 }

@@ -21,7 +21,8 @@ using LogFields = std::vector<std::pair<std::string, std::string>>;
 
 // The record as Log writes it, without the newline. Values with spaces, quotes or control characters are quoted.
 enum class LogFormat { kText, kJson };
-std::string FormatLogRecord(LogFormat format, absl::Time time, LogLevel level, absl::string_view message, const LogFields& fields);
+std::string FormatLogRecord(LogFormat format, absl::Time time, LogLevel level, absl::string_view message,
+                            const LogFields& fields);
 
 // From here on records are JSON objects: {"time":..., "level":..., "message":..., KEY: VALUE ...}.
 void LogAsJson();

@@ -79,61 +79,65 @@ grpc::ServerWriteReactor<v1::QueryResponse>* MemoryService::Query(grpc::Callback
 
 grpc::ServerUnaryReactor* MemoryService::Reset(grpc::CallbackServerContext* context, const v1::ResetRequest* request,
                                                v1::ResetResponse* response) {
-  return UnaryCall::Start(environment_, context, "Reset", Role::kWrite, [this, request, response](CallScope& call) -> absl::Status {
-    ASSIGN_OR_RETURN(const std::string id, call.SessionId(request->session_id()));
-    ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.Reset(id, request->offset()));
-    ToProto(session, response->mutable_session());
-    return absl::OkStatus();
-  });
+  return UnaryCall::Start(
+      environment_, context, "Reset", Role::kWrite, [this, request, response](CallScope& call) -> absl::Status {
+        ASSIGN_OR_RETURN(const std::string id, call.SessionId(request->session_id()));
+        ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.Reset(id, request->offset()));
+        ToProto(session, response->mutable_session());
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* MemoryService::CreateSession(grpc::CallbackServerContext* context,
                                                        const v1::CreateSessionRequest* request,
                                                        v1::CreateSessionResponse* response) {
-  return UnaryCall::Start(environment_, context, "CreateSession", Role::kWrite, [this, request, response](CallScope& call) -> absl::Status {
-    ASSIGN_OR_RETURN(const std::string id, call.NewSessionId(request->session_id()));
-    RETURN_IF_ERROR(call.CheckStoredBytes());
-    SessionOptions options = {.model = request->model(), .labels = LabelsOf(request->labels())};
-    ASSIGN_OR_RETURN(options.settings, SettingsOf(request->settings(), environment_.engine.options().default_settings));
-    ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.CreateSession(id, options));
-    call.NoteSession(session.id);
-    ToProto(session, response->mutable_session());
-    return absl::OkStatus();
-  });
+  return UnaryCall::Start(
+      environment_, context, "CreateSession", Role::kWrite, [this, request, response](CallScope& call) -> absl::Status {
+        ASSIGN_OR_RETURN(const std::string id, call.NewSessionId(request->session_id()));
+        RETURN_IF_ERROR(call.CheckStoredBytes());
+        SessionOptions options = {.model = request->model(), .labels = LabelsOf(request->labels())};
+        ASSIGN_OR_RETURN(options.settings,
+                         SettingsOf(request->settings(), environment_.engine.options().default_settings));
+        ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.CreateSession(id, options));
+        call.NoteSession(session.id);
+        ToProto(session, response->mutable_session());
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* MemoryService::ForkSession(grpc::CallbackServerContext* context,
                                                      const v1::ForkSessionRequest* request,
                                                      v1::ForkSessionResponse* response) {
-  return UnaryCall::Start(environment_, context, "ForkSession", Role::kWrite, [this, request, response](CallScope& call) -> absl::Status {
-    ASSIGN_OR_RETURN(const std::string id, call.SessionId(request->session_id()));
-    ASSIGN_OR_RETURN(const std::string fork_id, call.NewSessionId(request->fork_id()));
-    RETURN_IF_ERROR(call.CheckStoredBytes());
-    ForkOptions options = {.source_id = id, .fork_id = fork_id};
-    if (request->has_offset()) options.offset = request->offset();
-    if (!request->labels().empty()) options.labels = LabelsOf(request->labels());
-    if (request->has_settings()) {
-      ASSIGN_OR_RETURN(options.settings,
-                       SettingsOf(request->settings(), environment_.engine.options().default_settings));
-    }
-    ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.ForkSession(options));
-    ToProto(session, response->mutable_session());
-    return absl::OkStatus();
-  });
+  return UnaryCall::Start(
+      environment_, context, "ForkSession", Role::kWrite, [this, request, response](CallScope& call) -> absl::Status {
+        ASSIGN_OR_RETURN(const std::string id, call.SessionId(request->session_id()));
+        ASSIGN_OR_RETURN(const std::string fork_id, call.NewSessionId(request->fork_id()));
+        RETURN_IF_ERROR(call.CheckStoredBytes());
+        ForkOptions options = {.source_id = id, .fork_id = fork_id};
+        if (request->has_offset()) options.offset = request->offset();
+        if (!request->labels().empty()) options.labels = LabelsOf(request->labels());
+        if (request->has_settings()) {
+          ASSIGN_OR_RETURN(options.settings,
+                           SettingsOf(request->settings(), environment_.engine.options().default_settings));
+        }
+        ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.ForkSession(options));
+        ToProto(session, response->mutable_session());
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* MemoryService::EraseSpan(grpc::CallbackServerContext* context,
                                                    const v1::EraseSpanRequest* request,
                                                    v1::EraseSpanResponse* response) {
-  return UnaryCall::Start(environment_, context, "EraseSpan", Role::kWrite, [this, request, response](CallScope& call) -> absl::Status {
-    ASSIGN_OR_RETURN(const std::string id, call.SessionId(request->session_id()));
-    ASSIGN_OR_RETURN(
-        const ErasedSpan erased,
-        environment_.engine.EraseSpan(id, request->begin_offset(), request->end_offset()));
-    ToProto(erased.session, response->mutable_session());
-    for (const std::string& other : erased.still_in) response->add_still_in(std::string(SessionNameOf(other)));
-    return absl::OkStatus();
-  });
+  return UnaryCall::Start(
+      environment_, context, "EraseSpan", Role::kWrite, [this, request, response](CallScope& call) -> absl::Status {
+        ASSIGN_OR_RETURN(const std::string id, call.SessionId(request->session_id()));
+        ASSIGN_OR_RETURN(const ErasedSpan erased,
+                         environment_.engine.EraseSpan(id, request->begin_offset(), request->end_offset()));
+        ToProto(erased.session, response->mutable_session());
+        for (const std::string& other : erased.still_in) response->add_still_in(std::string(SessionNameOf(other)));
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerWriteReactor<v1::ExportSessionResponse>* MemoryService::ExportSession(
@@ -149,43 +153,47 @@ grpc::ServerReadReactor<v1::ImportSessionRequest>* MemoryService::ImportSession(
 grpc::ServerUnaryReactor* MemoryService::UpdateSession(grpc::CallbackServerContext* context,
                                                        const v1::UpdateSessionRequest* request,
                                                        v1::UpdateSessionResponse* response) {
-  return UnaryCall::Start(environment_, context, "UpdateSession", Role::kWrite, [this, request, response](CallScope& call) -> absl::Status {
-    ASSIGN_OR_RETURN(const std::string id, call.SessionId(request->session_id()));
-    ASSIGN_OR_RETURN(const SessionInfo now, environment_.engine.GetSession(id));
-    ASSIGN_OR_RETURN(const SessionUpdate update,
-                     UpdateOf(*request, now.settings, environment_.engine.options().default_settings));
-    ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.UpdateSession(id, update));
-    ToProto(session, response->mutable_session());
-    return absl::OkStatus();
-  });
+  return UnaryCall::Start(
+      environment_, context, "UpdateSession", Role::kWrite, [this, request, response](CallScope& call) -> absl::Status {
+        ASSIGN_OR_RETURN(const std::string id, call.SessionId(request->session_id()));
+        ASSIGN_OR_RETURN(const SessionInfo now, environment_.engine.GetSession(id));
+        ASSIGN_OR_RETURN(const SessionUpdate update,
+                         UpdateOf(*request, now.settings, environment_.engine.options().default_settings));
+        ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.UpdateSession(id, update));
+        ToProto(session, response->mutable_session());
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* MemoryService::GetSession(grpc::CallbackServerContext* context,
                                                     const v1::GetSessionRequest* request,
                                                     v1::GetSessionResponse* response) {
-  return UnaryCall::Start(environment_, context, "GetSession", Role::kRead, [this, request, response](CallScope& call) -> absl::Status {
-    ASSIGN_OR_RETURN(const std::string id, call.SessionId(request->session_id()));
-    ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.GetSession(id));
-    ToProto(session, response->mutable_session());
-    return absl::OkStatus();
-  });
+  return UnaryCall::Start(environment_, context, "GetSession", Role::kRead,
+                          [this, request, response](CallScope& call) -> absl::Status {
+                            ASSIGN_OR_RETURN(const std::string id, call.SessionId(request->session_id()));
+                            ASSIGN_OR_RETURN(const SessionInfo session, environment_.engine.GetSession(id));
+                            ToProto(session, response->mutable_session());
+                            return absl::OkStatus();
+                          });
 }
 
 grpc::ServerUnaryReactor* MemoryService::ListSessions(grpc::CallbackServerContext* context,
                                                       const v1::ListSessionsRequest* request,
                                                       v1::ListSessionsResponse* response) {
-  return UnaryCall::Start(environment_, context, "ListSessions", Role::kRead, [this, request, response](CallScope& call) {
-    return ListSessionsOf(environment_.engine, call.caller().tenant, *request, response);
-  });
+  return UnaryCall::Start(environment_, context, "ListSessions", Role::kRead,
+                          [this, request, response](CallScope& call) {
+                            return ListSessionsOf(environment_.engine, call.caller().tenant, *request, response);
+                          });
 }
 
 grpc::ServerUnaryReactor* MemoryService::DeleteSession(grpc::CallbackServerContext* context,
                                                        const v1::DeleteSessionRequest* request,
                                                        v1::DeleteSessionResponse*) {
-  return UnaryCall::Start(environment_, context, "DeleteSession", Role::kWrite, [this, request](CallScope& call) -> absl::Status {
-    ASSIGN_OR_RETURN(const std::string id, call.SessionId(request->session_id()));
-    return environment_.engine.DeleteSession(id);
-  });
+  return UnaryCall::Start(environment_, context, "DeleteSession", Role::kWrite,
+                          [this, request](CallScope& call) -> absl::Status {
+                            ASSIGN_OR_RETURN(const std::string id, call.SessionId(request->session_id()));
+                            return environment_.engine.DeleteSession(id);
+                          });
 }
 
 grpc::ServerUnaryReactor* MemoryService::ListModels(grpc::CallbackServerContext* context,

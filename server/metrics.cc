@@ -60,7 +60,9 @@ ClientMetric GaugeOf(const Labels& labels, double value) {
 }
 
 MetricFamily BuildInfo(const Engine& engine, const std::string& version) {
-  const Labels labels = {{"version", version}, {"device", engine.options().device}, {"weights", engine.options().weights},
+  const Labels labels = {{"version", version},
+                         {"device", engine.options().device},
+                         {"weights", engine.options().weights},
                          {"blas", engine.blas()}};
   return {"mnemosyne_build_info", "1; what the server is and runs on", MetricType::Gauge, {GaugeOf(labels, 1)}};
 }
@@ -76,8 +78,10 @@ void AddModels(const Engine& engine, const EngineStats& stats, std::vector<Metri
     state.metric.push_back(GaugeOf({{"model", model.name}}, static_cast<double>(model.state_bytes)));
   }
   MetricFamily step = {"mnemosyne_step_seconds", "Step of a model by a block", MetricType::Histogram, {}};
-  MetricFamily surprise = {"mnemosyne_surprise", "Surprise of a block: |M(k) - v|^2, mean over tokens, layers and heads",
-                           MetricType::Histogram, {}};
+  MetricFamily surprise = {"mnemosyne_surprise",
+                           "Surprise of a block: |M(k) - v|^2, mean over tokens, layers and heads",
+                           MetricType::Histogram,
+                           {}};
   for (const auto& [name, of_model] : stats.models) {
     step.metric.push_back(HistogramOf({{"model", name}}, of_model.step));
     surprise.metric.push_back(HistogramOf({{"model", name}}, of_model.surprise));
@@ -89,10 +93,12 @@ void AddModels(const Engine& engine, const EngineStats& stats, std::vector<Metri
 
 void AddTenants(const std::map<std::string, TenantUse, std::less<>>& uses, std::vector<MetricFamily>* out) {
   MetricFamily sessions = {"mnemosyne_tenant_sessions", "Sessions of a tenant", MetricType::Gauge, {}};
-  MetricFamily resident = {"mnemosyne_tenant_resident_state_bytes", "Memory taken by a tenant's resident states",
-                           MetricType::Gauge, {}};
-  MetricFamily stored = {"mnemosyne_tenant_stored_bytes", "Logs and snapshots of a tenant's sessions, approximately",
-                         MetricType::Gauge, {}};
+  MetricFamily resident = {
+      "mnemosyne_tenant_resident_state_bytes", "Memory taken by a tenant's resident states", MetricType::Gauge, {}};
+  MetricFamily stored = {"mnemosyne_tenant_stored_bytes",
+                         "Logs and snapshots of a tenant's sessions, approximately",
+                         MetricType::Gauge,
+                         {}};
   for (const auto& [tenant, use] : uses) {
     const Labels labels = {{"tenant", tenant}};
     sessions.metric.push_back(GaugeOf(labels, static_cast<double>(use.sessions)));
@@ -158,7 +164,8 @@ std::vector<MetricFamily> Metrics::Collect() const {
       Gauge("mnemosyne_max_resident_state_bytes", "Memory that resident states may take",
             engine_.options().max_resident_bytes),
       Gauge("mnemosyne_stored_bytes", "Tables and blobs of the data folder", s.stored_bytes),
-      Gauge("mnemosyne_disk_free_bytes", "Room left where the data folder lies", FreeBytes(engine_.options().data_path)),
+      Gauge("mnemosyne_disk_free_bytes", "Room left where the data folder lies",
+            FreeBytes(engine_.options().data_path)),
       Gauge("mnemosyne_writers", "Streams that hold a writer's seat", s.writers),
       Gauge("mnemosyne_waiting_sessions", "Sessions with whole blocks that wait for a worker", s.waiting_sessions),
       Gauge("mnemosyne_oldest_wait_seconds", "How long the first of them has been waiting", s.oldest_wait_seconds),
@@ -173,7 +180,8 @@ std::vector<MetricFamily> Metrics::Collect() const {
       Counter("mnemosyne_appends_total", "Appends accepted", s.appends_total),
       Counter("mnemosyne_append_bytes_total", "Content bytes accepted", s.append_bytes_total),
       Counter("mnemosyne_tokens_accepted_total", "Tokens accepted", s.tokens_accepted_total),
-      Counter("mnemosyne_tokens_durable_total", "Tokens fsynced in the log, and acknowledged so", s.tokens_durable_total),
+      Counter("mnemosyne_tokens_durable_total", "Tokens fsynced in the log, and acknowledged so",
+              s.tokens_durable_total),
       Counter("mnemosyne_tokens_memorized_total", "Tokens taken into a state", s.tokens_memorized_total),
       Counter("mnemosyne_failed_steps_total", "Steps refused because their result was not finite",
               s.failed_steps_total),
@@ -191,7 +199,8 @@ std::vector<MetricFamily> Metrics::Collect() const {
       Histogram("mnemosyne_commit_seconds", "Group commit of the log: the write and the fsync", s.commit),
       Histogram("mnemosyne_commit_appends", "Appends in a group commit", s.commit_appends),
       Histogram("mnemosyne_snapshot_seconds", "Snapshot of a session: encoded and written", s.snapshot),
-      Histogram("mnemosyne_reload_seconds", "Session read back into memory: its state, and the log behind it", s.reload),
+      Histogram("mnemosyne_reload_seconds", "Session read back into memory: its state, and the log behind it",
+                s.reload),
       Histogram("mnemosyne_query_batch_size", "Queries that a worker took a turn of together", s.query_batch),
   };
   out.insert(out.end(), std::make_move_iterator(std::begin(families)), std::make_move_iterator(std::end(families)));
@@ -202,8 +211,10 @@ std::vector<MetricFamily> Metrics::Collect() const {
                           static_cast<double>(sources_.audit_failures())));
   }
   if (sources_.access_reloads) {
-    MetricFamily reloads = {"mnemosyne_access_reloads_total", "Access files looked at, by whether they were taken",
-                            MetricType::Counter, {}};
+    MetricFamily reloads = {"mnemosyne_access_reloads_total",
+                            "Access files looked at, by whether they were taken",
+                            MetricType::Counter,
+                            {}};
     for (const bool succeeded : {true, false}) {
       ClientMetric metric;
       metric.label = {{"result", succeeded ? "taken" : "refused"}};

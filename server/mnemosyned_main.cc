@@ -76,7 +76,9 @@ absl::Status Serve(ServerFlags flags) {
       {{"version", kVersion},
        {"blas", engine->blas()},
        {"device", flags.engine.device},
-       {"tls", tls.certificate.empty() ? "off" : tls.client_ca.empty() ? "on" : "mutual"},
+       {"tls", tls.certificate.empty() ? "off"
+               : tls.client_ca.empty() ? "on"
+                                       : "mutual"},
        {"access", flags.access_file.empty() ? "open" : "token"}});
   for (const ModelInfo& model : engine->models()) {
     Log(LogLevel::kInfo, "model loaded",

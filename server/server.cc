@@ -105,11 +105,11 @@ absl::Status Server::Listen(const Options& options) {
   }
   server_->GetHealthCheckService()->SetServingStatus(v1::MemoryService::service_full_name(), true);
   if (!options.metrics_address.empty()) {
-    ASSIGN_OR_RETURN(metrics_endpoint_,
-                     HttpEndpoint::Start(options.metrics_address, [this, has_debug = options.debug_page](
-                                                                      absl::string_view target) {
-                       return PageAt(target, has_debug);
-                     }));
+    ASSIGN_OR_RETURN(
+        metrics_endpoint_,
+        HttpEndpoint::Start(options.metrics_address, [this, has_debug = options.debug_page](absl::string_view target) {
+          return PageAt(target, has_debug);
+        }));
   }
   return absl::OkStatus();
 }

@@ -21,9 +21,9 @@
 #include "server/access/audit_log.h"
 #include "server/access/tls.h"
 #include "server/admin_service.h"
+#include "server/http_endpoint.h"
 #include "server/memory_service.h"
 #include "server/metrics.h"
-#include "server/http_endpoint.h"
 
 namespace mnemosyne {
 
@@ -33,11 +33,11 @@ class Server {
     std::string version = "unknown";                 // for the metrics
     std::string listen = "127.0.0.1:50051";          // host:port; port 0 takes a free one
     std::string metrics_address = "127.0.0.1:9464";  // as above; empty: no metrics over HTTP
-    bool debug_page = true;               // with the metrics: sessions' ids and how they fare, for everyone who asks
-    TlsFiles tls;                         // empty: in the clear
-    std::string audit_log_path;           // empty: none
+    bool debug_page = true;      // with the metrics: sessions' ids and how they fare, for everyone who asks
+    TlsFiles tls;                // empty: in the clear
+    std::string audit_log_path;  // empty: none
     int max_streams_per_connection = 1024;
-    int max_metadata_bytes = 16384;        // of a call's headers
+    int max_metadata_bytes = 16384;                                // of a call's headers
     absl::Duration max_connection_age = absl::InfiniteDuration();  // then the client is asked to connect anew
     MemoryService::Options service;
   };
@@ -51,8 +51,9 @@ class Server {
   int port() const { return port_; }
   int metrics_port() const { return metrics_endpoint_ == nullptr ? 0 : metrics_endpoint_->port(); }
 
-  // Health and /healthz of the metrics' port say so; the engine drains: queries are answered, what was accepted is stored; streams end with
-  // UNAVAILABLE; the server stops, and cancels what is left at `deadline`. Waits. The engine's status.
+  // Health and /healthz of the metrics' port say so; the engine drains: queries are answered, what was accepted is
+  // stored; streams end with UNAVAILABLE; the server stops, and cancels what is left at `deadline`. Waits. The engine's
+  // status.
   absl::Status Drain(absl::Time deadline);
 
  private:

@@ -1,8 +1,9 @@
 // One Stream RPC: a writer's messages into the engine, the engine's progress out as acks.
 //
 // Back-pressure: an append for which the engine has no room is kept, and no further message is read until the engine
-// has room again; HTTP/2 flow control then holds the client. So it is with a tenant that is above its tokens a second. Acks are coalesced: one write is in flight, and what comes
-// in the meantime is merged into the next (the newest watermarks, the mean of the surprise, one ack for every flush).
+// has room again; HTTP/2 flow control then holds the client. So it is with a tenant that is above its tokens a second.
+// Acks are coalesced: one write is in flight, and what comes in the meantime is merged into the next (the newest
+// watermarks, the mean of the surprise, one ack for every flush).
 //
 // Threads: gRPC's, the engine's (the observer) and BlockingCalls' meet at mutex_, which is not held while the engine is
 // called. The Writer is destroyed on BlockingCalls' threads, never on the engine's: its destructor may wait for them.
@@ -56,8 +57,8 @@ class StreamCall final : public grpc::ServerBidiReactor<v1::StreamRequest, v1::S
   bool MayAppend();
 
   const CallEnvironment environment_;
-  CallScope scope_;  // used by whoever has the message in request_ at hand, and at the end
-  std::shared_ptr<StreamCall> self_;            // until OnDone
+  CallScope scope_;                   // used by whoever has the message in request_ at hand, and at the end
+  std::shared_ptr<StreamCall> self_;  // until OnDone
   uint64_t registration_ = 0;
 
   v1::StreamRequest request_;    // of the read in flight or the message at work: never both

@@ -60,7 +60,10 @@ class ImportCall final : public grpc::ServerReadReactor<v1::ImportSessionRequest
  private:
   ImportCall(const CallEnvironment& environment, grpc::CallbackServerContext* context,
              v1::ImportSessionResponse* response)
-      : environment_(environment), scope_(environment, "ImportSession", context, /*lasts=*/true), context_(context), response_(response) {}
+      : environment_(environment),
+        scope_(environment, "ImportSession", context, /*lasts=*/true),
+        context_(context),
+        response_(response) {}
   void Take();          // what was read
   void FinishImport();  // all of it was
   absl::Status Add();

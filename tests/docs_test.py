@@ -187,6 +187,16 @@ class DocsTest(unittest.TestCase):
             lacking = sorted(flag for flag in flags_of(program) if f"`--{flag}" not in text and f"--{flag}=" not in text)
             self.assertEqual(lacking, [], f"{document} lacks flags of {program}")
 
+    def test_defaults_are_the_programs(self):
+        printed = subprocess.run([os.path.join(BIN, "mnemosyned"), "--help"], capture_output=True, text=True, timeout=PATIENCE).stdout
+        text = read("docs/server.md")
+        for flag, default in re.findall(r"^  --([a-z_]+)=(.*)$", printed, re.MULTILINE):
+            if default.startswith(("none", "PATH", "recall=")):
+                continue
+            row = re.search(rf"^\| `--{flag}` \| ([^|]*) \|", text, re.MULTILINE)
+            self.assertIsNotNone(row, flag)
+            self.assertEqual(row[1].strip("` "), default, flag)
+
     def test_links_lead_somewhere(self):
         for name in [*documents(), *ELSEWHERE]:
             if not os.path.exists(os.path.join(SOURCE, name)):

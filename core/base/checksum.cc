@@ -1,8 +1,7 @@
 #include "core/base/checksum.h"
 
-#include <zlib.h>
-
 #include <xxhash.h>
+#include <zlib.h>
 
 #include "absl/strings/str_format.h"
 

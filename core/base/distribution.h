@@ -1,4 +1,5 @@
-// How often a value fell where: counts by upper bounds, and the sum. What a Prometheus histogram is made of, without it.
+// How often a value fell where: counts by upper bounds, and the sum. What a Prometheus histogram is made of, without
+// it.
 //
 //   Distribution seconds(kSecondsBounds);
 //   seconds.Add(0.02);

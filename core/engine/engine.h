@@ -246,9 +246,9 @@ struct BackupInfo {
 struct EngineStats {
   int64_t sessions = 0, resident_sessions = 0, resident_bytes = 0, writers = 0;
   int64_t waiting_sessions = 0, running_sessions = 0, waiting_queries = 0, running_queries = 0;
-  double oldest_wait_seconds = 0;                  // of the sessions that wait with whole blocks
-  int64_t lag_tokens = 0, max_lag_tokens = 0;      // accepted and not memorized, of resident sessions: all, the most
-  int64_t stored_bytes = 0;                        // files of the data folder
+  double oldest_wait_seconds = 0;              // of the sessions that wait with whole blocks
+  int64_t lag_tokens = 0, max_lag_tokens = 0;  // accepted and not memorized, of resident sessions: all, the most
+  int64_t stored_bytes = 0;                    // files of the data folder
   int64_t appends_total = 0, append_bytes_total = 0;
   int64_t tokens_accepted_total = 0, tokens_durable_total = 0, tokens_memorized_total = 0;
   int64_t expired_sessions_total = 0, snapshot_bytes_total = 0, evictions_total = 0;
@@ -256,11 +256,11 @@ struct EngineStats {
   int64_t queries_total = 0, failed_queries_total = 0, prompt_tokens_total = 0, answer_tokens_total = 0;
   bool disk_failed = false;
   // Seconds, where nothing else is said.
-  Distribution::Counts block_wait;       // from a session's whole block to a worker that takes it
-  Distribution::Counts commit;           // of the log: the write and the fsync, for many appends
-  Distribution::Counts commit_appends;   // how many
+  Distribution::Counts block_wait;      // from a session's whole block to a worker that takes it
+  Distribution::Counts commit;          // of the log: the write and the fsync, for many appends
+  Distribution::Counts commit_appends;  // how many
   Distribution::Counts snapshot, reload;
-  Distribution::Counts query_batch;      // queries that a worker took a turn of together
+  Distribution::Counts query_batch;  // queries that a worker took a turn of together
   struct OfModel {
     Distribution::Counts step;      // of a block
     Distribution::Counts surprise;  // mean over a block: |M(k) - v|^2
@@ -292,7 +292,7 @@ class Engine {
     int64_t snapshot_every_tokens = 262144;    // memorized since the last snapshot, a session
     // Asked whenever a session is made or comes into memory; must not wait. Empty: tenants have no limits of their own.
     std::function<TenantLimits(absl::string_view tenant)> tenant_limits;
-    bool sync_writes = true;                   // false: durable means handed to the operating system
+    bool sync_writes = true;  // false: durable means handed to the operating system
   };
   // Opens the data folder and loads the models. Sessions are recovered when they are first used. INVALID_ARGUMENT names
   // an option; FAILED_PRECONDITION a data folder that is locked, newer, or made with another model of the same name.
@@ -304,14 +304,14 @@ class Engine {
   virtual std::string blas() const = 0;  // what the numbers run on, for the first log line
 
   // An empty id: one is made. ALREADY_EXISTS; INVALID_ARGUMENT for an id that is not [A-Za-z0-9._-]{1,128}, with a
-  // tenant before it (core/base/tenant.h) if there are tenants, for more than 64 labels, a key that is not 1 to 63 bytes or a value over 255, for a setting out of its range; NOT_FOUND for
-  // the model. Waits for an fsync.
+  // tenant before it (core/base/tenant.h) if there are tenants, for more than 64 labels, a key that is not 1 to 63
+  // bytes or a value over 255, for a setting out of its range; NOT_FOUND for the model. Waits for an fsync.
   virtual absl::StatusOr<SessionInfo> CreateSession(const std::string& id, const SessionOptions& options) = 0;
   virtual absl::StatusOr<SessionInfo> UpdateSession(const std::string& id, const SessionUpdate& update) = 0;
   // Loads the session when it is not resident, as all calls that name one do: may wait for a disk read.
   virtual absl::StatusOr<SessionInfo> GetSession(const std::string& id) = 0;
-  // The tenant's sessions with every one of the labels, by id, from `from_id` on; `page_size` in [1, 1000]. Loads none: watermarks
-  // of a session that was not used since the start are as in its newest snapshot.
+  // The tenant's sessions with every one of the labels, by id, from `from_id` on; `page_size` in [1, 1000]. Loads none:
+  // watermarks of a session that was not used since the start are as in its newest snapshot.
   virtual SessionPage ListSessions(const std::map<std::string, std::string>& labels, const std::string& from_id,
                                    int page_size, absl::string_view tenant = "") = 0;
   // Of every tenant that has sessions; "" stands for the sessions without one. Looks at every session.

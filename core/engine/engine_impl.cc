@@ -62,14 +62,12 @@ absl::Status EngineImpl::Initialize() {
   const int workers = options_.workers > 0 ? options_.workers : options_.device == "cpu" ? cores : 1;
   scheduler_ = std::make_unique<Scheduler>(Scheduler::Options{
       .workers = workers, .max_queries = options_.max_queries, .max_batch_queries = kMaxBatchQueries});
-  ASSIGN_OR_RETURN(
-      sessions_,
-      SessionManager::Create(
-          {options_.max_resident_bytes,
-           options_.max_sessions,
-           {options_.max_backlog_tokens, options_.max_log_bytes},
-           options_.tenant_limits},
-          storage_.get(), models, [this](uint64_t number) { Ready(number); }));
+  ASSIGN_OR_RETURN(sessions_,
+                   SessionManager::Create({options_.max_resident_bytes,
+                                           options_.max_sessions,
+                                           {options_.max_backlog_tokens, options_.max_log_bytes},
+                                           options_.tenant_limits},
+                                          storage_.get(), models, [this](uint64_t number) { Ready(number); }));
   notifier_ = std::make_unique<WriterNotifier>();
   committer_ = std::make_unique<LogCommitter>(
       storage_.get(),

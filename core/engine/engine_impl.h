@@ -48,8 +48,8 @@ class EngineImpl final : public Engine {
   absl::StatusOr<SessionInfo> CreateSession(const std::string& id, const SessionOptions& options) override;
   absl::StatusOr<SessionInfo> UpdateSession(const std::string& id, const SessionUpdate& update) override;
   absl::StatusOr<SessionInfo> GetSession(const std::string& id) override;
-  SessionPage ListSessions(const std::map<std::string, std::string>& labels, const std::string& from_id,
-                           int page_size, absl::string_view tenant) override;
+  SessionPage ListSessions(const std::map<std::string, std::string>& labels, const std::string& from_id, int page_size,
+                           absl::string_view tenant) override;
   std::map<std::string, TenantUse> UseByTenant() const override;
   absl::Status DeleteSession(const std::string& id) override;
   absl::StatusOr<SessionInfo> Reset(const std::string& id, int64_t offset) override;
@@ -162,7 +162,7 @@ class EngineImpl final : public Engine {
     Distribution surprise{{0.1, 1, 5, 10, 25, 50, 75, 100, 125, 150, 200, 300, 500, 1000, 10000}};
   };
   std::map<const Model*, std::unique_ptr<OfModel>> of_models_;  // constant after Initialize
-  std::atomic<bool> log_was_full_ = false;      // a writer was refused for it since the last batch
+  std::atomic<bool> log_was_full_ = false;                      // a writer was refused for it since the last batch
   int64_t tokens_when_memory_returned_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time next_scrub_ = absl::InfinitePast();  // the housekeeper's
   std::thread housekeeper_;

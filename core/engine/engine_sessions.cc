@@ -6,8 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
-#include "core/base/tenant.h"
 #include "core/base/status_macros.h"
+#include "core/base/tenant.h"
 #include "core/engine/engine_impl.h"
 #include "core/engine/input_checks.h"
 

@@ -1,8 +1,8 @@
 // Sessions that leave the engine or come to it whole: exports, imports, backups.
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "core/base/tenant.h"
 #include "core/base/status_macros.h"
+#include "core/base/tenant.h"
 #include "core/engine/engine_impl.h"
 #include "core/engine/input_checks.h"
 #include "core/session/export_stream.h"

@@ -5,8 +5,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "core/base/tenant.h"
 #include "core/base/status_macros.h"
+#include "core/base/tenant.h"
 
 namespace mnemosyne {
 

@@ -41,9 +41,7 @@ bool LogCommitter::HasRoom() const {
   return waiting_bytes_ < kMaxWaitingBytes;
 }
 
-LogCommitter::Stats LogCommitter::stats() const {
-  return {seconds_.counts(), appends_.counts()};
-}
+LogCommitter::Stats LogCommitter::stats() const { return {seconds_.counts(), appends_.counts()}; }
 
 void LogCommitter::Run() {
   while (true) {

@@ -43,7 +43,7 @@ class Session {
     TokenFeed::Position position;  // of the state's offset
     int64_t accepted_bytes = 0;    // of the records before position.record_index
     uint64_t next_sequence = 1;
-    int64_t snapshot_offset = 0;  // of the newest snapshot; 0: none
+    int64_t snapshot_offset = 0;              // of the newest snapshot; 0: none
     std::optional<uint32_t> last_append_crc;  // as in Marks
   };
   struct Limits {

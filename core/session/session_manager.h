@@ -64,15 +64,15 @@ class SessionManager {
   struct Options {
     int64_t max_resident_bytes = int64_t{1} << 30;
     int64_t max_sessions = 1000000;
-    Session::Limits limits;  // of a session whose settings name none
+    Session::Limits limits;                                               // of a session whose settings name none
     std::function<TenantLimits(absl::string_view tenant)> tenant_limits;  // empty: none
   };
   struct Stats {
     int64_t sessions = 0, resident_sessions = 0, resident_bytes = 0;
     int64_t evictions = 0, replayed_tokens = 0, snapshot_bytes = 0;
-    int64_t lag_tokens = 0, max_lag_tokens = 0;      // accepted and not memorized, of resident sessions: all, the most
-    Distribution::Counts snapshot_seconds;           // encode and write
-    Distribution::Counts reload_seconds;             // read a state and the log behind it
+    int64_t lag_tokens = 0, max_lag_tokens = 0;  // accepted and not memorized, of resident sessions: all, the most
+    Distribution::Counts snapshot_seconds;       // encode and write
+    Distribution::Counts reload_seconds;         // read a state and the log behind it
   };
   // storage, models: not owned. `on_load` is told of a session that has whole blocks to memorize after its replay.
   static absl::StatusOr<std::unique_ptr<SessionManager>> Create(const Options& options, Storage* storage,

@@ -193,8 +193,8 @@ absl::Status Database::Rewrite(rocksdb::ColumnFamilyHandle* family, const rocksd
 int64_t Database::StoredBytes() const {
   int64_t total = 0;
   for (rocksdb::ColumnFamilyHandle* const family : handles_) {
-    for (const std::string& property : {rocksdb::DB::Properties::kTotalSstFilesSize,
-                                        rocksdb::DB::Properties::kTotalBlobFileSize}) {
+    for (const std::string& property :
+         {rocksdb::DB::Properties::kTotalSstFilesSize, rocksdb::DB::Properties::kTotalBlobFileSize}) {
       uint64_t bytes = 0;
       if (db_->GetIntProperty(family, property, &bytes)) total += static_cast<int64_t>(bytes);
     }

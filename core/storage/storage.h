@@ -110,7 +110,7 @@ class Storage {
 
   // The folder as a whole.
   int64_t StoredBytes() const;  // of its tables and blobs; 0 while it is being opened again
-  absl::Status Flush();  // everything into table files; the write-ahead log is empty then
+  absl::Status Flush();         // everything into table files; the write-ahead log is empty then
   // Rewrites the files that hold branches of the sessions that Apply marked as scrubbed, so that no file has a byte of
   // what was deleted. What it does not come to, the next call does, also after the folder was opened again.
   absl::Status Scrub();

@@ -123,7 +123,7 @@ def panel(number, title, kind, unit, targets, x, y):
 
 def variable(name, label, query, **more):
     return {"name": name, "label": label, "type": "query", "datasource": SOURCE, "query": {"query": query, "refId": name},
-            "definition": query, "refresh": 2, "sort": 1, "multi": True, "includeAll": True, "allValue": ".*", "hide": 0,
+            "refresh": 2, "sort": 1, "multi": True, "includeAll": True, "allValue": ".*", "hide": 0,
             "current": {"selected": True, "text": ["All"], "value": ["$__all"]}, "options": [], "regex": "", "skipUrlSync": False,
             **more}
 
@@ -141,10 +141,10 @@ def dashboard():
     return {
         "uid": "mnemosyne", "title": "Mnemosyne", "tags": ["mnemosyne"], "schemaVersion": 38, "version": 1, "editable": True,
         "graphTooltip": 1, "refresh": "10s", "time": {"from": "now-1h", "to": "now"}, "timezone": "browser", "links": [],
-        "annotations": {"list": []}, "fiscalYearStartMonth": 0, "liveNow": False, "weekStart": "", "style": "dark",
+        "annotations": {"list": []}, "fiscalYearStartMonth": 0, "liveNow": False, "weekStart": "",
         "templating": {"list": [
             {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus", "hide": 0, "multi": False,
-             "includeAll": False, "current": {}, "options": [], "refresh": 1, "regex": "", "skipUrlSync": False},
+             "includeAll": False, "current": {"selected": False, "text": "Prometheus", "value": "prometheus"}, "options": [], "refresh": 1, "regex": "", "skipUrlSync": False},
             variable("instance", "Instance", "label_values(mnemosyne_build_info, instance)"),
             variable("model", "Model", "label_values(mnemosyne_model_info, model)"),
         ]},

@@ -28,7 +28,8 @@ std::string SignatureOf(const std::string& path) {
 }
 
 absl::Status Unauthenticated() {
-  return absl::UnauthenticatedError("the call needs the header 'authorization: Bearer TOKEN' with a token of this server's");
+  return absl::UnauthenticatedError(
+      "the call needs the header 'authorization: Bearer TOKEN' with a token of this server's");
 }
 
 }  // namespace

@@ -58,8 +58,7 @@ absl::StatusOr<TenantQuotas> QuotasFrom(const Json& object, const std::string& w
   for (const auto& [name, field] : fields) known.insert(name);
   RETURN_IF_ERROR(CheckKeys(object, where, known));
   for (const auto& [name, value] : object.items()) {
-    const bool is_count = value.is_number_integer() &&
-                          (value.is_number_unsigned() || value.get<int64_t>() >= 0) &&
+    const bool is_count = value.is_number_integer() && (value.is_number_unsigned() || value.get<int64_t>() >= 0) &&
                           value.get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
     if (!is_count) return Wrong(absl::StrCat(where, ".", name), "is no whole number of at least 0");
     *fields.at(name) = value.get<int64_t>();
@@ -76,8 +75,8 @@ absl::StatusOr<Role> RoleFrom(const std::string& text, const std::string& where)
 
 absl::StatusOr<TokenHash> HashFrom(const std::string& text, const std::string& where) {
   TokenHash hash;
-  const bool is_hex =
-      text.size() == 2 * hash.size() && std::all_of(text.begin(), text.end(), [](unsigned char c) { return absl::ascii_isxdigit(c); });
+  const bool is_hex = text.size() == 2 * hash.size() &&
+                      std::all_of(text.begin(), text.end(), [](unsigned char c) { return absl::ascii_isxdigit(c); });
   if (!is_hex) return Wrong(absl::StrCat(where, ".sha256"), "is not 64 hexadecimal digits");
   const std::string bytes = absl::HexStringToBytes(text);
   std::copy(bytes.begin(), bytes.end(), hash.begin());
@@ -113,8 +112,8 @@ absl::StatusOr<std::string> MakeToken() {
   if (RAND_bytes(random.data(), static_cast<int>(random.size())) != 1) {
     return absl::UnavailableError("the system gives no randomness for a token");
   }
-  return absl::StrCat("mn_", absl::WebSafeBase64Escape(
-                                 absl::string_view(reinterpret_cast<const char*>(random.data()), random.size())));
+  return absl::StrCat(
+      "mn_", absl::WebSafeBase64Escape(absl::string_view(reinterpret_cast<const char*>(random.data()), random.size())));
 }
 
 absl::StatusOr<AccessTable> AccessTable::Parse(absl::string_view json) {
@@ -146,7 +145,8 @@ absl::StatusOr<AccessTable> AccessTable::Parse(absl::string_view json) {
     ASSIGN_OR_RETURN(token.hash, HashFrom(hash, where));
     if (!IsName(token.name)) return Wrong(absl::StrCat(where, ".name"), "is not [A-Za-z0-9._-]{1,64}");
     if (!table.tenants_.contains(token.tenant)) {
-      return Wrong(absl::StrCat(where, ".tenant"), absl::StrCat("is '", ForMessage(token.tenant), "', which is not in tenants"));
+      return Wrong(absl::StrCat(where, ".tenant"),
+                   absl::StrCat("is '", ForMessage(token.tenant), "', which is not in tenants"));
     }
     if (!names.insert(token.name).second) return Wrong(absl::StrCat(where, ".name"), "is there twice");
     if (!hashes.insert(token.hash).second) return Wrong(absl::StrCat(where, ".sha256"), "is there twice");

@@ -27,9 +27,9 @@ absl::string_view RoleName(Role role);
 
 struct TenantQuotas {
   TenantLimits sessions;
-  int64_t max_stored_bytes = std::numeric_limits<int64_t>::max();  // logs and snapshots
+  int64_t max_stored_bytes = std::numeric_limits<int64_t>::max();       // logs and snapshots
   int64_t max_tokens_per_second = std::numeric_limits<int64_t>::max();  // streamed, all its sessions together
-  int64_t max_queries = std::numeric_limits<int64_t>::max();  // waiting and running
+  int64_t max_queries = std::numeric_limits<int64_t>::max();            // waiting and running
 };
 
 using TokenHash = std::array<uint8_t, 32>;  // SHA-256

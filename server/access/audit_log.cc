@@ -19,7 +19,8 @@ namespace {
 constexpr absl::Duration kLookEvery = absl::Seconds(1);
 
 bool IsSameFile(int file, const std::string& path) {
-  struct stat open {}, named {};
+  struct stat open {
+  }, named{};
   return fstat(file, &open) == 0 && stat(path.c_str(), &named) == 0 && open.st_dev == named.st_dev &&
          open.st_ino == named.st_ino;
 }

@@ -23,7 +23,7 @@ class TenantMeter {
   int64_t queries() const;
 
  private:
-  mutable absl::Mutex mutex_;  // guards everything below
+  mutable absl::Mutex mutex_;                 // guards everything below
   double spent_ ABSL_GUARDED_BY(mutex_) = 0;  // tokens above what the rate has given since; negative: saved up
   absl::Time seen_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   int64_t queries_ ABSL_GUARDED_BY(mutex_) = 0;

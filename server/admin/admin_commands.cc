@@ -18,7 +18,8 @@
 namespace mnemosyne {
 namespace {
 
-constexpr absl::string_view kUsageText = R"(mnemosyne-admin looks after a data folder that no server has open, and makes tokens.
+constexpr absl::string_view kUsageText =
+    R"(mnemosyne-admin looks after a data folder that no server has open, and makes tokens.
 
   mnemosyne-admin check DATA             read and verify everything; name what is damaged
   mnemosyne-admin list DATA              the sessions
@@ -203,8 +204,8 @@ absl::StatusOr<int> Token(const Arguments& arguments, std::ostream& out) {
   ASSIGN_OR_RETURN(const std::string token, MakeToken());
   const std::string entry = absl::StrCat(R"({"name": ")", name, R"(", "tenant": ")", tenant, R"(", "role": ")", role,
                                          R"(", "sha256": ")", HexOf(HashToken(token)), R"("})");
-  const absl::StatusOr<AccessTable> table = AccessTable::Parse(absl::StrCat(
-      R"({"format": "mnemosyne-access-1", "tenants": {")", tenant, R"(": {}}, "tokens": [)", entry, "]}"));
+  const absl::StatusOr<AccessTable> table = AccessTable::Parse(
+      absl::StrCat(R"({"format": "mnemosyne-access-1", "tenants": {")", tenant, R"(": {}}, "tokens": [)", entry, "]}"));
   RETURN_IF_ERROR(table.status());
   out << "token (to the caller, and nowhere else): " << token << "\n"
       << "in the access file's tokens: " << entry << "\n";

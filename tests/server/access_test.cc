@@ -35,9 +35,9 @@ std::string AccessFile(const std::string& tenants, const std::string& tokens) {
 TEST(AccessTable, TokensAreFoundByTheirHash) {
   // From FIPS 180-2: the file may be written with any tool.
   EXPECT_EQ(HexOf(HashToken("abc")), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-  const auto table = AccessTable::Parse(
-      AccessFile(R"("acme": {"max_sessions": 3, "max_queries": 0}, "lab": {})",
-                 absl::StrCat(TokenEntry("a", "acme", "write", "secret-a"), ",", TokenEntry("b", "lab", "read", "secret-b"))));
+  const auto table = AccessTable::Parse(AccessFile(
+      R"("acme": {"max_sessions": 3, "max_queries": 0}, "lab": {})",
+      absl::StrCat(TokenEntry("a", "acme", "write", "secret-a"), ",", TokenEntry("b", "lab", "read", "secret-b"))));
   ASSERT_OK(table);
   const AccessTable::Token* const found = table->Find(HashToken("secret-a"));
   ASSERT_NE(found, nullptr);
@@ -76,10 +76,13 @@ TEST(AccessTable, ErrorsNameThePlace) {
   refused(AccessFile(R"("acme": {}, "acme": {})", ""), "twice");
   refused(AccessFile("", good), "tokens[0].tenant is 'acme'");
   refused(AccessFile(R"("acme": {})", absl::StrReplaceAll(good, {{"write", "owner"}})), "tokens[0].role is 'owner'");
-  refused(AccessFile(R"("acme": {})", absl::StrReplaceAll(good, {{"sha256\": \"", "sha256\": \"z"}})), "64 hexadecimal");
+  refused(AccessFile(R"("acme": {})", absl::StrReplaceAll(good, {{"sha256\": \"", "sha256\": \"z"}})),
+          "64 hexadecimal");
   refused(AccessFile(R"("acme": {})", absl::StrReplaceAll(good, {{"role", "rôle"}})), "unknown");
-  refused(AccessFile(R"("acme": {})", absl::StrCat(good, ",", TokenEntry("a", "acme", "read", "y"))), "tokens[1].name is there twice");
-  refused(AccessFile(R"("acme": {})", absl::StrCat(good, ",", TokenEntry("b", "acme", "read", "x"))), "tokens[1].sha256 is there twice");
+  refused(AccessFile(R"("acme": {})", absl::StrCat(good, ",", TokenEntry("a", "acme", "read", "y"))),
+          "tokens[1].name is there twice");
+  refused(AccessFile(R"("acme": {})", absl::StrCat(good, ",", TokenEntry("b", "acme", "read", "x"))),
+          "tokens[1].sha256 is there twice");
 }
 
 TEST(AccessControl, WithoutAFileEveryoneMayDoEverything) {
@@ -105,7 +108,8 @@ TEST(AccessControl, CallersAreWhoTheirTokenSays) {
   EXPECT_THAT(caller->Check(Role::kAdmin), StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr("token 'a'")));
   EXPECT_OK((*access)->Identify("bearer   secret-a "));  // the scheme is no word of any case (RFC 7235)
   for (const char* wrong : {"", "Bearer", "Bearer ", "Bearer secret-b", "Basic secret-a", "secret-a"}) {
-    EXPECT_THAT((*access)->Identify(wrong), StatusIs(absl::StatusCode::kUnauthenticated, Not(HasSubstr("secret")))) << wrong;
+    EXPECT_THAT((*access)->Identify(wrong), StatusIs(absl::StatusCode::kUnauthenticated, Not(HasSubstr("secret"))))
+        << wrong;
   }
 }
 
@@ -143,7 +147,8 @@ TEST(AccessControl, AChangedFileHoldsForCallsUnderWay) {
 }
 
 TEST(AccessControl, AMissingFileIsNamed) {
-  EXPECT_THAT(AccessControl::Start("/nowhere/access.json"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("/nowhere/access.json")));
+  EXPECT_THAT(AccessControl::Start("/nowhere/access.json"),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("/nowhere/access.json")));
 }
 
 TEST(TenantMeter, ARateIsKeptHoweverItIsSpent) {
@@ -186,8 +191,14 @@ TEST(AuditLog, RecordsAreLinesOfJsonAndTheFileMayBeMovedAway) {
   auto log = AuditLog::Open(path);
   ASSERT_OK(log);
   const absl::Time time = absl::FromUnixMillis(1769860800123);
-  AuditRecord record = {.time = time, .token = "a\"b", .tenant = "acme", .peer = "ipv4:1.2.3.4:5", .method = "Reset",
-                        .session = "line\nbreak", .code = absl::StatusCode::kNotFound, .duration = absl::Milliseconds(4)};
+  AuditRecord record = {.time = time,
+                        .token = "a\"b",
+                        .tenant = "acme",
+                        .peer = "ipv4:1.2.3.4:5",
+                        .method = "Reset",
+                        .session = "line\nbreak",
+                        .code = absl::StatusCode::kNotFound,
+                        .duration = absl::Milliseconds(4)};
   (*log)->Add(record);
   std::filesystem::rename(path, path + ".1");
   record.time += absl::Seconds(2);

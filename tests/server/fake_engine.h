@@ -149,8 +149,8 @@ class FakeEngine final : public Engine {
     if (!sessions_.contains(id)) return Missing(id);
     return Info(id);
   }
-  SessionPage ListSessions(const std::map<std::string, std::string>&, const std::string& from_id,
-                           int page_size, absl::string_view tenant) override {
+  SessionPage ListSessions(const std::map<std::string, std::string>&, const std::string& from_id, int page_size,
+                           absl::string_view tenant) override {
     absl::MutexLock lock(&mutex_);
     SessionPage page;
     for (auto it = sessions_.lower_bound(from_id); it != sessions_.end(); ++it) {

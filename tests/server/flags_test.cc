@@ -98,7 +98,8 @@ TEST(ServerFlags, APublicAddressNeedsTlsOrAWord) {
   for (const char* listen : {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1", "1270.0.0.1:1"}) {
     const std::string flag = absl::StrCat("--listen=", listen);
     EXPECT_THAT(ParseServerFlags({flag}, {}),
-                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--allow_insecure"))) << listen;
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--allow_insecure")))
+        << listen;
     EXPECT_OK(ParseServerFlags({flag, "--allow_insecure"}, {}));
     EXPECT_OK(ParseServerFlags({flag, "--tls_certificate=c", "--tls_key=k"}, {}));
     EXPECT_OK(ParseServerFlags({flag, "--help"}, {}));

@@ -133,7 +133,8 @@ TEST(Server, AClientThatPingsTooOftenIsCutOff) {
 TEST(Server, HeadersHaveALimit) {
   FakeEngine engine;
   engine.AddSession("book");
-  const auto server = Server::Start({.listen = "127.0.0.1:0", .metrics_address = "", .max_metadata_bytes = 2048}, engine);
+  const auto server =
+      Server::Start({.listen = "127.0.0.1:0", .metrics_address = "", .max_metadata_bytes = 2048}, engine);
   ASSERT_OK(server);
   const auto stub = StubFor((*server)->port());
   for (const size_t bytes : {size_t{1000}, size_t{5000}}) {
@@ -201,8 +202,8 @@ TEST(Server, DebugPagesAreShownOnlyIfAsked) {
   FakeEngine engine;
   engine.AddSession("book");
   for (const bool has_debug : {true, false}) {
-    const auto server = Server::Start(
-        {.listen = "127.0.0.1:0", .metrics_address = "127.0.0.1:0", .debug_page = has_debug}, engine);
+    const auto server =
+        Server::Start({.listen = "127.0.0.1:0", .metrics_address = "127.0.0.1:0", .debug_page = has_debug}, engine);
     ASSERT_OK(server);
     const std::string page = HttpGet((*server)->metrics_port(), "/debug");
     const std::string session = HttpGet((*server)->metrics_port(), "/debug/session?id=%3Cscript%3E%26");

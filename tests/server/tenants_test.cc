@@ -22,8 +22,7 @@ class TokenInterceptor final : public grpc::experimental::Interceptor {
  public:
   explicit TokenInterceptor(std::string token) : token_(std::move(token)) {}
   void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
-    if (methods->QueryInterceptionHookPoint(
-            grpc::experimental::InterceptionHookPoints::PRE_SEND_INITIAL_METADATA)) {
+    if (methods->QueryInterceptionHookPoint(grpc::experimental::InterceptionHookPoints::PRE_SEND_INITIAL_METADATA)) {
       methods->GetSendInitialMetadata()->insert({"authorization", "Bearer " + token_});
     }
     methods->Proceed();
@@ -74,8 +73,9 @@ class TenantsTest : public EndToEndTest {
     absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Start(options_);
     ASSERT_OK(engine);
     engine_ = *std::move(engine);
-    absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(
-        {.listen = "127.0.0.1:0", .metrics_address = "", .audit_log_path = folder_.File("audit.jsonl")}, *engine_, access_);
+    absl::StatusOr<std::unique_ptr<Server>> server =
+        Server::Start({.listen = "127.0.0.1:0", .metrics_address = "", .audit_log_path = folder_.File("audit.jsonl")},
+                      *engine_, access_);
     ASSERT_OK(server);
     server_ = *std::move(server);
   }
@@ -168,9 +168,8 @@ TEST_F(TenantsTest, NoCallWithoutAToken) {
     calls["CreateBackup"] =
         FromGrpc(v1::AdminService::NewStub(Channel(token))->CreateBackup(&backup_context, {}, &backup));
     const google::protobuf::DescriptorPool& pool = *google::protobuf::DescriptorPool::generated_pool();
-    EXPECT_EQ(calls.size(),
-              static_cast<size_t>(pool.FindServiceByName("mnemosyne.v1.MemoryService")->method_count() +
-                                  pool.FindServiceByName("mnemosyne.v1.AdminService")->method_count()))
+    EXPECT_EQ(calls.size(), static_cast<size_t>(pool.FindServiceByName("mnemosyne.v1.MemoryService")->method_count() +
+                                                pool.FindServiceByName("mnemosyne.v1.AdminService")->method_count()))
         << "a call is missing here";
     for (const auto& [name, status] : calls) {
       EXPECT_THAT(status, StatusIs(StatusCode::kUnauthenticated, Not(HasSubstr("wrong-secret")))) << name;
@@ -185,7 +184,8 @@ TEST_F(TenantsTest, NoCallReachesAnothersSession) {
     EXPECT_THAT(status, StatusIs(StatusCode::kNotFound, Not(HasSubstr("acme")))) << name;
     EXPECT_THAT(status.message(), HasSubstr("'book'")) << name;  // by the name that the caller used
   }
-  for (const std::string form : {"acme/book", "/book", "lab/../acme/book", "../acme/book", "acme%2Fbook", "acme\\book", "book/"}) {
+  for (const std::string form :
+       {"acme/book", "/book", "lab/../acme/book", "../acme/book", "acme%2Fbook", "acme\\book", "book/"}) {
     for (const auto& [name, status] : EveryCall(*lab, form)) {
       EXPECT_THAT(status, StatusIs(StatusCode::kInvalidArgument)) << name << " of " << form;
     }
