@@ -198,6 +198,13 @@ absl::Status StreamWriter::Core::OnOpened(const v1::Opened& opened) {
     session = opening_.session;
   } else {
     const uint64_t lowest = held_.empty() ? next_sequence_ : held_.front().sequence;
+    // What was there at the opening and not durable was another writer's, and nobody was told that it was kept.
+    if (session.next_sequence < lowest && lowest == opening_.session.next_sequence &&
+        opening_.session.watermarks.durable < opening_.session.watermarks.accepted) {
+      return absl::AbortedError(absl::StrCat(Name(), ": the server lost what another writer had appended before: it ",
+                                             "expects append ", session.next_sequence, ", the first here was ",
+                                             lowest));
+    }
     if (session.next_sequence < lowest) {
       return absl::DataLossError(absl::StrCat(Name(), ": the server lost data that it had acknowledged as durable: it ",
                                               "expects append ", session.next_sequence, ", and everything before ",

@@ -14,6 +14,7 @@ namespace mnemosyne {
 namespace {
 
 constexpr absl::string_view kRetryAfterPayload = "mnemosyne/retry-after-ms";
+constexpr size_t kMostShownBytes = 128;  // of a name that may be none
 constexpr absl::Duration kRetryUnavailable = absl::Milliseconds(500), kRetryExhausted = absl::Seconds(1);
 
 int64_t RetryAfterMilliseconds(const absl::Status& status) {
@@ -44,13 +45,21 @@ CallScope::CallScope(const CallEnvironment& environment, const char* method, grp
     : environment_(environment), method_(method), context_(context), begin_(absl::Now()), lasts_(lasts) {}
 
 absl::Status CallScope::Admit(Role needed) {
-  ASSIGN_OR_RETURN(caller_, environment_.access.Identify(AuthorizationOf(*context_)));
+  ASSIGN_OR_RETURN(const Caller caller, environment_.access.Identify(AuthorizationOf(*context_)));
+  absl::MutexLock lock(&mutex_);
+  caller_ = caller;
   return caller_.Check(needed);
 }
 
 absl::Status CallScope::CheckStillAdmitted(Role needed) {
-  RETURN_IF_ERROR(environment_.access.Renew(&caller_));
-  return caller_.Check(needed);
+  Caller now = caller();
+  const uint64_t generation = now.generation;
+  RETURN_IF_ERROR(environment_.access.Renew(&now));
+  if (now.generation != generation) {
+    absl::MutexLock lock(&mutex_);
+    caller_ = now;
+  }
+  return now.Check(needed);
 }
 
 absl::StatusOr<std::string> CallScope::SessionId(const std::string& name) {
@@ -59,23 +68,39 @@ absl::StatusOr<std::string> CallScope::SessionId(const std::string& name) {
 }
 
 absl::StatusOr<std::string> CallScope::NewSessionId(const std::string& name) {
-  if (session_.empty()) session_ = name;
+  const std::string shown = name.substr(0, kMostShownBytes);
+  absl::MutexLock lock(&mutex_);
+  if (session_.empty()) session_ = shown;
   if (name.find(kTenantSeparator) != std::string::npos) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("session id '", name.substr(0, 128), "' is not [A-Za-z0-9._-]{1,128}"));
+    return absl::InvalidArgumentError(absl::StrCat("session id '", shown, "' is not [A-Za-z0-9._-]{1,128}"));
   }
   return caller_.tenant.empty() ? name : absl::StrCat(caller_.tenant, std::string(1, kTenantSeparator), name);
 }
 
-void CallScope::NoteStage(const char* name, absl::Duration duration) { stages_.emplace_back(name, duration); }
+void CallScope::NoteStage(const char* name, absl::Duration duration) {
+  absl::MutexLock lock(&mutex_);
+  stages_.emplace_back(name, duration);
+}
 
-void CallScope::NoteSession(absl::string_view id) { session_ = std::string(SessionNameOf(id)); }
+void CallScope::NoteSession(absl::string_view id) {
+  absl::MutexLock lock(&mutex_);
+  session_ = std::string(SessionNameOf(id));
+}
+
+Caller CallScope::caller() const {
+  absl::MutexLock lock(&mutex_);
+  return caller_;
+}
+
+TenantQuotas CallScope::quotas() const { return environment_.access.QuotasOf(caller().tenant); }
 
 absl::Status CallScope::CheckStoredBytes() const {
-  if (caller_.tenant.empty()) return absl::OkStatus();
-  const int64_t most = quotas().max_stored_bytes, stored = environment_.tenant_uses.Of(caller_.tenant).stored_bytes;
+  const Caller now = caller();
+  if (now.tenant.empty()) return absl::OkStatus();
+  const int64_t most = environment_.access.QuotasOf(now.tenant).max_stored_bytes;
+  const int64_t stored = environment_.tenant_uses.Of(now.tenant).stored_bytes + now.meter->importing_bytes();
   if (stored < most) return absl::OkStatus();
-  return QuotaError(absl::StrCat("tenant '", caller_.tenant, "' stores ", stored, " bytes; its maximum is ", most,
+  return QuotaError(absl::StrCat("tenant '", now.tenant, "' stores ", stored, " bytes; its maximum is ", most,
                                  " (max_stored_bytes of the tenant)"),
                     TenantUses::kLookEvery);
 }
@@ -83,12 +108,12 @@ absl::Status CallScope::CheckStoredBytes() const {
 grpc::Status CallScope::Last(const absl::Status& status) {
   const absl::Duration duration = absl::Now() - begin_;
   environment_.metrics.CountRpc(method_, status.code(), duration);
+  absl::MutexLock lock(&mutex_);
   if (environment_.audit_log != nullptr) {
-    const std::string peer = context_->peer();
     environment_.audit_log->Add({.time = absl::Now(),
                                  .token = caller_.name,
                                  .tenant = caller_.tenant,
-                                 .peer = peer,
+                                 .peer = context_->peer(),
                                  .method = method_,
                                  .session = session_,
                                  .code = status.code(),

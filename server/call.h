@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "core/engine/engine.h"
 #include "grpcpp/grpcpp.h"
 #include "server/access/access_control.h"
@@ -37,8 +39,7 @@ struct CallEnvironment {
 // RESOURCE_EXHAUSTED of a quota, with the time after which it makes sense to try again.
 absl::Status QuotaError(absl::string_view message, absl::Duration retry_after);
 
-// One call: who makes it, of which session, since when. Bound to the call, which sees to it that one thread at a time
-// uses it.
+// One call: who makes it, of which session, since when. Thread-safe: a call may end while a message of it is at work.
 class CallScope {
  public:
   // `lasts`: the call takes as long as its client likes, and is never a slow one.
@@ -57,8 +58,8 @@ class CallScope {
   absl::StatusOr<std::string> NewSessionId(const std::string& name);
   void NoteStage(const char* name, absl::Duration duration);  // of the call's way, for the slow log and a trace
   void NoteSession(absl::string_view id);                     // for the audit log: which one it came to be
-  const Caller& caller() const { return caller_; }
-  TenantQuotas quotas() const { return environment_.access.QuotasOf(caller_.tenant); }
+  Caller caller() const;
+  TenantQuotas quotas() const;
   absl::Status CheckStoredBytes() const;  // RESOURCE_EXHAUSTED: the tenant's sessions take as many as they may
 
   // Last, right before Finish, once: counts the call, tells the logs, and gives what it is finished with. A caller that
@@ -71,9 +72,10 @@ class CallScope {
   grpc::CallbackServerContext* const context_;  // valid until the call's OnDone
   const absl::Time begin_;
   const bool lasts_;
-  Caller caller_;
-  std::string session_;  // its name
-  std::vector<std::pair<const char*, absl::Duration>> stages_;
+  mutable absl::Mutex mutex_;  // guards everything below; taken last
+  Caller caller_ ABSL_GUARDED_BY(mutex_);
+  std::string session_ ABSL_GUARDED_BY(mutex_);  // its name
+  std::vector<std::pair<const char*, absl::Duration>> stages_ ABSL_GUARDED_BY(mutex_);
 };
 
 inline absl::Status Busy() {

@@ -178,7 +178,9 @@ std::vector<Flag> FlagsInto(ServerFlags* out) {
       Lifetime("max_connection_age", "Age at which a connection is closed when its calls are done.",
                &out->server.max_connection_age),
       {"debug_page", "auto",
-       "/debug beside the metrics, with sessions' ids: on, off, or auto: where only this machine reaches it.", false,
+       "/debug beside the metrics, with sessions' ids: on, off, or auto: where only this machine reaches it and there "
+       "is no access file.",
+       false,
        [out](absl::string_view text) -> absl::Status {
          if (text != "on" && text != "off" && text != "auto") return Bad("on, off or auto");
          out->debug_page = text == "auto" ? absl::nullopt : absl::optional<bool>(text == "on");
@@ -333,7 +335,7 @@ absl::StatusOr<ServerFlags> ParseServerFlags(const std::vector<std::string>& arg
   }
   RETURN_IF_ERROR(FromArguments(flags, arguments, /*in_file=*/false, &out));
   if (!out.help && !out.version) RETURN_IF_ERROR(CheckTransport(out));
-  out.server.debug_page = out.debug_page.value_or(IsLoopback(out.server.metrics_address));
+  out.server.debug_page = out.debug_page.value_or(IsLoopback(out.server.metrics_address) && out.access_file.empty());
   return out;
 }
 

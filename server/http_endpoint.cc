@@ -4,6 +4,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 #include <vector>
@@ -14,18 +15,30 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "server/listening_socket.h"
 
 namespace mnemosyne {
 namespace {
 
 constexpr size_t kMaxRequestBytes = 8192;
-constexpr timeval kPatience = {.tv_sec = 2, .tv_usec = 0};  // with a client that does not go on
+constexpr absl::Duration kPatience = absl::Seconds(2);  // with one connection, however it goes on: others wait
 
-std::string ReadRequest(int connection) {
+// Bounds the next read or write. False: the time is over.
+bool SetTimeout(int connection, absl::Time deadline) {
+  const absl::Duration left = deadline - absl::Now();
+  if (left <= absl::ZeroDuration()) return false;
+  const timeval timeout = absl::ToTimeval(std::max(left, absl::Milliseconds(1)));
+  return setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)) == 0 &&
+         setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) == 0;
+}
+
+std::string ReadRequest(int connection, absl::Time deadline) {
   std::string request;
   char buffer[1024];
-  while (request.size() < kMaxRequestBytes && !absl::StrContains(request, "\r\n\r\n")) {
+  while (request.size() < kMaxRequestBytes && !absl::StrContains(request, "\r\n\r\n") &&
+         SetTimeout(connection, deadline)) {
     const ssize_t bytes = recv(connection, buffer, sizeof(buffer), 0);
     if (bytes <= 0) break;
     request.append(buffer, bytes);
@@ -96,15 +109,14 @@ void HttpEndpoint::Serve() {
       if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) usleep(100000);
       continue;
     }
-    setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof(kPatience));
-    setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &kPatience, sizeof(kPatience));
     Answer(connection);
     close(connection);
   }
 }
 
 void HttpEndpoint::Answer(int connection) const {
-  const std::string request = ReadRequest(connection);
+  const absl::Time deadline = absl::Now() + kPatience;
+  const std::string request = ReadRequest(connection, deadline);
   const absl::string_view line = absl::string_view(request).substr(0, request.find("\r\n"));
   const std::vector<absl::string_view> parts = absl::StrSplit(line, ' ');
   absl::optional<HttpPage> page;
@@ -116,7 +128,7 @@ void HttpEndpoint::Answer(int connection) const {
       "\r\nContent-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\nX-Content-Type-Options: nosniff",
       "\r\nCache-Control: no-store\r\nContent-Length: ", page->body.size(), "\r\nConnection: close\r\n\r\n",
       page->body);
-  for (size_t at = 0; at < answer.size();) {
+  for (size_t at = 0; at < answer.size() && SetTimeout(connection, deadline);) {
     const ssize_t bytes = send(connection, answer.data() + at, answer.size() - at, MSG_NOSIGNAL);
     if (bytes <= 0) return;
     at += bytes;

@@ -95,7 +95,7 @@ absl::StatusOr<QueryOptions> QueryCall::Admit(const v1::QueryRequest& request) {
   ASSIGN_OR_RETURN(QueryOptions options, QueryOptionsOf(request));
   ASSIGN_OR_RETURN(options.session_id, scope_.SessionId(request.session_id()));
   if (options.remember) RETURN_IF_ERROR(scope_.CheckStoredBytes());
-  const Caller& caller = scope_.caller();
+  const Caller caller = scope_.caller();
   if (caller.meter == nullptr) return options;
   const int64_t most = scope_.quotas().max_queries;
   if (!caller.meter->BeginQuery(most)) {

@@ -54,8 +54,14 @@ StreamCall* StreamCall::Start(const CallEnvironment& environment, grpc::Callback
   call->registration_ = environment.registry.Add([weak = std::weak_ptr<StreamCall>(call)](const absl::Status& status) {
     if (const std::shared_ptr<StreamCall> live = weak.lock()) live->End(status);
   });
+  const absl::Status admitted = call->scope_.Admit(Role::kWrite);
   absl::MutexLock lock(&call->mutex_);
-  call->ReadNext();
+  if (!admitted.ok()) {
+    if (!call->last_.has_value()) call->last_ = admitted;
+    call->Advance();
+  } else {
+    call->ReadNext();
+  }
   return call.get();
 }
 
@@ -95,7 +101,6 @@ void StreamCall::HandleOpen() {
   if (!request_.has_open()) {
     return End(absl::InvalidArgumentError("the first request of a stream is to be open"));
   }
-  if (const absl::Status admitted = scope_.Admit(Role::kWrite); !admitted.ok()) return End(admitted);
   if (!environment_.blocking.Schedule([call = shared_from_this()] { call->OpenSession(); })) End(Busy());
 }
 
@@ -163,7 +168,7 @@ bool StreamCall::MayAppend() {
   constexpr absl::Duration kLongestPause = absl::Seconds(10);
   absl::Status status = scope_.CheckStillAdmitted(Role::kWrite);
   if (status.ok()) status = scope_.CheckStoredBytes();
-  const Caller& caller = scope_.caller();
+  const Caller caller = scope_.caller();
   absl::Duration pause;
   if (status.ok() && caller.meter != nullptr) {
     const int64_t rate = scope_.quotas().max_tokens_per_second;
@@ -204,6 +209,7 @@ void StreamCall::HandleAppend() {
     const uint64_t sequence = request_.append().sequence();
     absl::StatusOr<Content> content = ContentOf(request_.append());
     if (!content.ok()) return End(content.status());
+    const auto bytes = static_cast<int64_t>(content->bytes.size() + content->tokens.size());
     std::shared_ptr<Writer> writer;
     {
       absl::MutexLock lock(&mutex_);
@@ -231,6 +237,10 @@ void StreamCall::HandleAppend() {
     } else {
       next_sequence_ = sequence + 1;
     }
+    if (meter_ != nullptr && sequence > accepted_sequence_) {  // corrected when the engine says what it came to
+      meter_->Spend(bytes);
+      overcharged_ += bytes;
+    }
     accepted_sequence_ = std::max(accepted_sequence_, sequence);
     Advance();
     return ReadNext();
@@ -238,6 +248,7 @@ void StreamCall::HandleAppend() {
 }
 
 void StreamCall::HandleFlush() {
+  if (const absl::Status admitted = scope_.CheckStillAdmitted(Role::kWrite); !admitted.ok()) return End(admitted);
   std::shared_ptr<Writer> writer;
   {
     absl::MutexLock lock(&mutex_);
@@ -263,9 +274,11 @@ void StreamCall::Merge(const Progress& progress) {
     flushes_asked_ = std::max<int64_t>(0, flushes_asked_ - 1);
     ++flushes_due_;
   }
-  // The first report says what the session has; what this stream adds counts for its tenant.
-  if (meter_ != nullptr && progress.watermarks.accepted > latest_.watermarks.accepted) {
-    meter_->Spend(progress.watermarks.accepted - latest_.watermarks.accepted);
+  // A byte was counted as a token, at once: also of a stream that ends before it is told how many they were.
+  if (meter_ != nullptr && overcharged_ > 0 && progress.sequence >= accepted_sequence_) {
+    const int64_t tokens = std::max<int64_t>(0, progress.watermarks.accepted - latest_.watermarks.accepted);
+    meter_->Spend(std::min(tokens, overcharged_) - overcharged_);
+    overcharged_ = 0;
   }
   if (is_uncounted_ && progress.sequence >= accepted_sequence_) {
     is_uncounted_ = false;

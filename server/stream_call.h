@@ -90,6 +90,7 @@ class StreamCall final : public grpc::ServerBidiReactor<v1::StreamRequest, v1::S
   int64_t flushes_due_ ABSL_GUARDED_BY(mutex_) = 0;    // answered, not acked yet
 
   std::shared_ptr<TenantMeter> meter_ ABSL_GUARDED_BY(mutex_);  // that what is accepted counts for; null: none
+  int64_t overcharged_ ABSL_GUARDED_BY(mutex_) = 0;             // tokens counted, until it is known how many they are
   bool is_uncounted_ ABSL_GUARDED_BY(mutex_) = false;           // an append waits for the one before it to be counted
   bool is_slowed_ ABSL_GUARDED_BY(mutex_) = false;              // one waits for rate_alarm_
   std::unique_ptr<grpc::Alarm> rate_alarm_ ABSL_GUARDED_BY(mutex_);

@@ -65,7 +65,10 @@ void ExportCall::Begin(const std::string& session_id) {
 }
 
 void ExportCall::SendNext() {
-  absl::StatusOr<std::string> part = export_->Next();
+  absl::StatusOr<std::string> part = [&]() -> absl::StatusOr<std::string> {
+    RETURN_IF_ERROR(scope_.CheckStillAdmitted(Role::kRead));
+    return export_->Next();
+  }();
   absl::MutexLock lock(&mutex_);
   if (!last_ && !part.ok()) last_ = part.status();
   if (!last_ && part->empty()) last_ = absl::OkStatus();
@@ -112,13 +115,15 @@ ImportCall* ImportCall::Start(const CallEnvironment& environment, grpc::Callback
   if (const absl::Status admitted = call->scope_.Admit(Role::kWrite); !admitted.ok()) {
     call->End(admitted);
   } else {
-    call->StartRead(&call->request_);
+    absl::MutexLock lock(&call->mutex_);  // whoever drains may have ended it
+    if (!call->finished_) call->StartRead(&call->request_);
   }
   return call.get();
 }
 
 ImportCall::~ImportCall() {
   import_ = nullptr;  // leaves nothing of what was not finished
+  if (meter_ != nullptr) meter_->AddImporting(-imported_bytes_);
   environment_.registry.Remove(registration_);
 }
 
@@ -135,11 +140,16 @@ absl::Status ImportCall::Add() {
   RETURN_IF_ERROR(scope_.CheckStillAdmitted(Role::kWrite));
   if (import_ == nullptr) {
     ASSIGN_OR_RETURN(const std::string id, scope_.NewSessionId(request_.session_id()));
-    RETURN_IF_ERROR(scope_.CheckStoredBytes());
     ASSIGN_OR_RETURN(import_, environment_.engine.ImportSession(id));
   } else if (!request_.session_id().empty()) {
     return absl::InvalidArgumentError("session_id is set in another than the first request");
   }
+  if (meter_ == nullptr) meter_ = scope_.caller().meter;
+  if (meter_ != nullptr) {  // no session has them yet, and the disk does
+    meter_->AddImporting(static_cast<int64_t>(request_.data().size()));
+    imported_bytes_ += static_cast<int64_t>(request_.data().size());
+  }
+  RETURN_IF_ERROR(scope_.CheckStoredBytes());
   return import_->Add(request_.data());
 }
 
@@ -157,7 +167,8 @@ void ImportCall::FinishImport() {
   if (context_->IsCancelled()) {
     status = ClientGone();
   } else if (import_ != nullptr) {
-    const absl::StatusOr<SessionInfo> session = import_->Finish();
+    status = scope_.CheckStillAdmitted(Role::kWrite);
+    const absl::StatusOr<SessionInfo> session = status.ok() ? import_->Finish() : status;
     status = session.status();
     if (session.ok()) {
       scope_.NoteSession(session->id);

@@ -77,6 +77,8 @@ class ImportCall final : public grpc::ServerReadReactor<v1::ImportSessionRequest
   std::shared_ptr<ImportCall> self_;  // until OnDone
   uint64_t registration_ = 0;
   std::unique_ptr<SessionImport> import_;  // of the part under way; null before the first
+  std::shared_ptr<TenantMeter> meter_;     // of the part under way; null: of no tenant
+  int64_t imported_bytes_ = 0;             // counted there
   v1::ImportSessionRequest request_;       // of the part under way
 
   absl::Mutex mutex_;  // guards everything below

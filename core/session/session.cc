@@ -8,6 +8,16 @@
 
 namespace mnemosyne {
 
+namespace {
+
+// The writer's next sequence before `record` was taken; `next`: after what is before it. After a reset to an earlier
+// offset that is above all that is in the log. What `remember` adds repeats the number of the append before it.
+uint64_t NextBefore(const LogRecord& record, uint64_t next) {
+  return record.sequence + 1 == next ? next : std::min(next, record.sequence);
+}
+
+}  // namespace
+
 Session::Session(SessionMetadata metadata, const Model* model, const Limits& limits, Recovered recovered)
     : metadata_(std::move(metadata)),
       model_(model),
@@ -38,8 +48,7 @@ int64_t Session::MaxReadTokens() const { return std::max(limits_.max_backlog_tok
 
 absl::Status Session::Replay(const LogRecord& record) {
   absl::MutexLock lock(&mutex_);
-  // After a reset to an earlier offset next_sequence is above all that is in the log.
-  const RecordStart start = {record.index, marks_.accepted_bytes, std::min(marks_.next_sequence, record.sequence)};
+  const RecordStart start = {record.index, marks_.accepted_bytes, NextBefore(record, marks_.next_sequence)};
   if (!unread_ && PendingTokens() >= MaxReadTokens()) {
     unread_.emplace(Unread{start, feed_, {pending_.end() - marks_.accepted % block(), pending_.end()}});
   }
@@ -90,7 +99,7 @@ absl::StatusOr<bool> Session::ReadOn(const LogRecord& record) {
     return absl::DataLossError(absl::StrCat("session '", metadata_.id, "': the log lacks record ", next.index));
   }
   ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, feed_.AddRecord(record));
-  record_starts_.push_back({record.index, next.bytes, std::min(next.next_sequence, record.sequence)});
+  record_starts_.push_back({record.index, next.bytes, NextBefore(record, next.next_sequence)});
   pending_.insert(pending_.end(), tokens.begin(), tokens.end());
   unmemorized_.emplace_back(record.sequence, feed_.offset());
   next = {record.index + 1, next.bytes + static_cast<int64_t>(record.payload.size()),

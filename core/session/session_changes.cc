@@ -168,10 +168,12 @@ absl::Status SessionManager::Remove(SessionHandle handle) {
 absl::Status SessionManager::Discard(SessionHandle handle) {
   RETURN_IF_ERROR(Seize(handle));
   const SessionMetadata metadata = Metadata(handle->metadata().id);
-  RETURN_IF_ERROR(EndSwitch(std::move(handle), metadata, absl::OkStatus()));
+  handle.Release();
   absl::MutexLock lock(&mutex_);
-  const auto found = entries_.find(metadata.id);
-  if (found != entries_.end() && found->second.is_gone) entries_.erase(found);
+  Entry& entry = entries_.at(metadata.id);
+  entry.busy = false;
+  DropResident(entry);
+  if (entry.is_gone) EraseEntry(metadata.id);
   return absl::OkStatus();
 }
 

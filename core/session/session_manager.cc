@@ -281,13 +281,12 @@ absl::StatusOr<SessionMetadata> SessionManager::AddEntry(SessionMetadata metadat
     return absl::ResourceExhaustedError(
         absl::StrCat("there are ", entries_.size(), " sessions; the maximum is ", options_.max_sessions));
   }
-  if (const auto tenant = tenants_.find(TenantOf(metadata.id)); tenant != tenants_.end()) {
-    const int64_t most = LimitsOfTenant(metadata.id).max_sessions;
-    if (tenant->second.sessions >= most) {
-      return absl::ResourceExhaustedError(absl::StrCat("tenant '", tenant->first, "' has ", tenant->second.sessions,
-                                                       " sessions; its maximum is ", most, " (max_sessions of the ",
-                                                       "tenant)"));
-    }
+  const absl::string_view tenant = TenantOf(metadata.id);
+  const auto of_tenant = tenants_.find(tenant);
+  const int64_t have = of_tenant == tenants_.end() ? 0 : of_tenant->second.sessions;
+  if (const int64_t most = LimitsOfTenant(metadata.id).max_sessions; have >= most) {
+    return absl::ResourceExhaustedError(absl::StrCat("tenant '", tenant, "' has ", have, " sessions; its maximum is ",
+                                                     most, " (max_sessions of the tenant)"));
   }
   if (metadata.number == 0) metadata.number = storage_->NextSessionNumber();
   metadata.fingerprint = models_.at(metadata.model)->fingerprint();

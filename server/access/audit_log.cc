@@ -74,14 +74,19 @@ absl::Status AuditLog::Reopen() {
 }
 
 void AuditLog::Add(const AuditRecord& record) {
-  const std::string line = absl::StrCat(FormatAuditRecord(record), "\n");
   absl::MutexLock lock(&mutex_);
+  // After a record that a full disk cut, on a line of its own.
+  const std::string line = absl::StrCat(is_cut_ ? "\n" : "", FormatAuditRecord(record), "\n");
   absl::Status status;
   if (record.time - looked_ >= kLookEvery) {
     looked_ = record.time;
     status = Reopen();
   }
-  if (file_ >= 0 && WriteAll(file_, line)) return;
+  if (file_ >= 0 && WriteAll(file_, line)) {
+    is_cut_ = false;
+    return;
+  }
+  is_cut_ = true;
   if (status.ok()) status = absl::UnavailableError(std::strerror(errno));
   failures_ += 1;
   if (record.time - complained_ < absl::Minutes(1)) return;

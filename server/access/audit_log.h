@@ -48,6 +48,7 @@ class AuditLog {
   std::atomic<int64_t> failures_ = 0;
   absl::Mutex mutex_;  // guards everything below
   int file_ ABSL_GUARDED_BY(mutex_) = -1;
+  bool is_cut_ ABSL_GUARDED_BY(mutex_) = false;  // the last record may have been written in part
   absl::Time looked_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   absl::Time complained_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
 };

@@ -3,6 +3,7 @@
 // Thread-safe. Time comes from the caller, so that tests need none to pass.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "absl/base/thread_annotations.h"
@@ -22,7 +23,11 @@ class TenantMeter {
   void EndQuery();
   int64_t queries() const;
 
+  void AddImporting(int64_t bytes) { importing_bytes_ += bytes; }  // of imports under way; less when they are over
+  int64_t importing_bytes() const { return importing_bytes_; }
+
  private:
+  std::atomic<int64_t> importing_bytes_ = 0;
   mutable absl::Mutex mutex_;                 // guards everything below
   double spent_ ABSL_GUARDED_BY(mutex_) = 0;  // tokens above what the rate has given since; negative: saved up
   absl::Time seen_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();

@@ -340,6 +340,48 @@ TEST_F(TenantsTest, ATenantAboveItsRateIsSlowedAndThenRefused) {
   EXPECT_THAT(Tell(*acme, "other", "x"), StatusIs(StatusCode::kResourceExhausted, HasSubstr("max_tokens_per_second")));
 }
 
+TEST_F(TenantsTest, AStreamWithoutATokenIsRefusedBeforeItSaysAnything) {
+  TestStream stream(*As("wrong-secret"));
+  EXPECT_THAT(stream.Finish(), StatusIs(StatusCode::kUnauthenticated));  // it has sent no message
+}
+
+TEST_F(TenantsTest, AWithdrawnTokensFlushEndsItsStreamToo) {
+  const auto acme = As(kAcmeWrite);
+  TestStream stream(*acme);
+  stream.Write(OpenRequest("book", /*create=*/true));
+  ASSERT_TRUE(stream.Read().has_opened());
+  ASSERT_OK(WriteFileAtomically(folder_.File("access.json"),
+                                R"({"format": "mnemosyne-access-1", "tenants": {"acme": {}}, "tokens": []})"));
+  ASSERT_OK(access_->Reload());
+  stream.Write(FlushRequest());
+  EXPECT_THAT(stream.Finish(), StatusIs(StatusCode::kUnauthenticated, HasSubstr("withdrawn")));
+}
+
+TEST_F(TenantsTest, AQuotaOfNoneIsNone) {
+  WriteAccess(R"("max_sessions": 0)");
+  Restart();
+  EXPECT_THAT(Create(*As(kAcmeWrite), "one"), StatusIs(StatusCode::kResourceExhausted, HasSubstr("has 0 sessions")));
+  EXPECT_OK(Create(*As(kLabWrite), "one"));
+}
+
+TEST_F(TenantsTest, AnImportCountsForWhatItsTenantMayStoreBeforeItIsOver) {
+  const auto lab = As(kLabWrite);
+  ASSERT_OK(Tell(*lab, "book", Story(4000)));
+  const auto bytes = Exported(*lab, "book");
+  ASSERT_OK(bytes);
+  ASSERT_GT(bytes->size(), 4000u);
+  WriteAccess(R"("max_stored_bytes": 3000)");
+  Restart();
+  const auto acme = As(kAcmeWrite);
+  std::vector<v1::ImportSessionRequest> parts;
+  for (size_t at = 0; at < bytes->size(); at += 1000) {
+    parts.push_back(ImportRequest(at == 0 ? "book" : "", bytes->substr(at, 1000)));
+  }
+  EXPECT_THAT(Import(*acme, parts), StatusIs(StatusCode::kResourceExhausted, HasSubstr("max_stored_bytes")));
+  EXPECT_THAT(Ids(*acme), IsEmpty());
+  EXPECT_OK(Import(*As(kLabWrite), {ImportRequest("copy", *bytes)}));
+}
+
 TEST_F(TenantsTest, AWithdrawnTokenEndsItsStream) {
   const auto acme = As(kAcmeWrite);
   TestStream stream(*acme);

@@ -186,6 +186,12 @@ class StreamState:
             self.opening = Opening(session, opened.block_tokens, opened.max_append_bytes, opened.created)
         else:
             lowest = self._held[0].sequence if self._held else self.next_sequence
+            first = self.opening.session
+            if session.next_sequence < lowest == first.next_sequence and first.watermarks.durable < first.watermarks.accepted:
+                # It was another writer's, and nobody was told that it was kept.
+                raise errors.Aborted(
+                    f"{self.name}: the server lost what another writer had appended before: it expects append "
+                    f"{session.next_sequence}, the first here was {lowest}")
             if session.next_sequence < lowest:
                 raise errors.DataLoss(
                     f"{self.name}: the server lost data that it had acknowledged as durable: it expects append "
