@@ -53,6 +53,7 @@ demo: build
 	@python3 deploy/demo.py build/$(PRESET)/bin $(SEED)
 
 package: build
+	@deploy/install_packages.sh file
 	@cpack -G DEB --config build/$(PRESET)/CPackConfig.cmake -B build/package
 
 image:
