@@ -6,9 +6,11 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "core/base/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "server/log.h"
@@ -52,14 +54,53 @@ std::string FormatAuditRecord(const AuditRecord& record) {
 
 absl::StatusOr<std::unique_ptr<AuditLog>> AuditLog::Open(const std::string& path) {
   std::unique_ptr<AuditLog> log = absl::WrapUnique(new AuditLog(path));
-  absl::MutexLock lock(&log->mutex_);
   RETURN_IF_ERROR(log->Reopen());
+  log->thread_ = std::thread([raw = log.get()] { raw->Work(); });
   return log;
 }
 
 AuditLog::~AuditLog() {
-  absl::MutexLock lock(&mutex_);
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  if (thread_.joinable()) thread_.join();
   if (file_ >= 0) close(file_);
+}
+
+void AuditLog::Add(const AuditRecord& record) {
+  std::string line = FormatAuditRecord(record);
+  absl::MutexLock lock(&mutex_);
+  if (waiting_.size() < kMostWaiting) {
+    waiting_.push_back(std::move(line));
+  } else {
+    failures_ += 1;  // the thread says so when it can
+  }
+}
+
+void AuditLog::Flush() {
+  absl::MutexLock lock(&mutex_);
+  const auto is_done = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return waiting_.empty() && !is_writing_; };
+  mutex_.Await(absl::Condition(&is_done));
+}
+
+void AuditLog::Work() {
+  int64_t failed = 0;
+  while (true) {
+    std::deque<std::string> records;
+    {
+      absl::MutexLock lock(&mutex_);
+      is_writing_ = false;
+      const auto is_due = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !waiting_.empty(); };
+      mutex_.Await(absl::Condition(&is_due));
+      if (waiting_.empty()) return;
+      records.swap(waiting_);
+      is_writing_ = true;
+    }
+    for (const std::string& record : records) Write(record);
+    if (failures_ > failed) Complain("they came faster than the disk took them, or it refused them");
+    failed = failures_;
+  }
 }
 
 absl::Status AuditLog::Reopen() {
@@ -73,26 +114,30 @@ absl::Status AuditLog::Reopen() {
   return absl::OkStatus();
 }
 
-void AuditLog::Add(const AuditRecord& record) {
-  absl::MutexLock lock(&mutex_);
-  // After a record that a full disk cut, on a line of its own.
-  const std::string line = absl::StrCat(is_cut_ ? "\n" : "", FormatAuditRecord(record), "\n");
+void AuditLog::Write(const std::string& record) {
+  const absl::Time now = absl::Now();
   absl::Status status;
-  if (record.time - looked_ >= kLookEvery) {
-    looked_ = record.time;
+  if (now - looked_ >= kLookEvery) {
+    looked_ = now;
     status = Reopen();
   }
-  if (file_ >= 0 && WriteAll(file_, line)) {
+  // After a record that a full disk cut, on a line of its own.
+  if (file_ >= 0 && WriteAll(file_, absl::StrCat(is_cut_ ? "\n" : "", record, "\n"))) {
     is_cut_ = false;
     return;
   }
-  is_cut_ = true;
   if (status.ok()) status = absl::UnavailableError(std::strerror(errno));
+  is_cut_ = true;
   failures_ += 1;
-  if (record.time - complained_ < absl::Minutes(1)) return;
-  complained_ = record.time;
+  Complain(status.message());
+}
+
+void AuditLog::Complain(absl::string_view reason) {
+  const absl::Time now = absl::Now();
+  if (now - complained_ < absl::Minutes(1)) return;
+  complained_ = now;
   Log(LogLevel::kError, "the audit log lacks records",
-      {{"path", path_}, {"reason", std::string(status.message())}, {"missing", absl::StrCat(failures_.load())}});
+      {{"path", path_}, {"reason", std::string(reason)}, {"missing", absl::StrCat(failures_.load())}});
 }
 
 }  // namespace mnemosyne

@@ -4,13 +4,16 @@
 //   {"time":"2026-01-31T12:00:00.000Z","token":"acme-ingest","tenant":"acme","peer":"ipv4:10.0.0.7:40112",
 //    "method":"DeleteSession","session":"book","code":"OK","seconds":0.004}
 //
-// The file may be moved away at any time (logrotate): within a second the next record makes it anew. Thread-safe.
+// The file may be moved away at any time (logrotate): within a second the next record makes it anew. A thread of the
+// log's own writes: no call waits for the disk. Thread-safe.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -34,23 +37,34 @@ class AuditLog {
  public:
   // UNAVAILABLE: the file cannot be opened.
   static absl::StatusOr<std::unique_ptr<AuditLog>> Open(const std::string& path);
-  ~AuditLog();
+  ~AuditLog();  // writes what waits
 
-  // A record that cannot be written is counted, and a log record says so, at most one a minute: calls go on.
+  // A record that cannot be written, or that finds kMostWaiting before it, is counted, and a log record says so, at
+  // most one a minute: calls go on.
+  static constexpr size_t kMostWaiting = 10000;
   void Add(const AuditRecord& record);
+  void Flush();  // waits until all that was added is written, or counted
   int64_t failures() const { return failures_; }
 
  private:
   explicit AuditLog(std::string path) : path_(std::move(path)) {}
-  absl::Status Reopen() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Work();
+  void Write(const std::string& record);
+  absl::Status Reopen();
+  void Complain(absl::string_view reason);
 
   const std::string path_;
   std::atomic<int64_t> failures_ = 0;
+  // The thread's, but for Open.
+  int file_ = -1;
+  bool is_cut_ = false;  // the last record may have been written in part
+  absl::Time looked_ = absl::InfinitePast(), complained_ = absl::InfinitePast();
+
   absl::Mutex mutex_;  // guards everything below
-  int file_ ABSL_GUARDED_BY(mutex_) = -1;
-  bool is_cut_ ABSL_GUARDED_BY(mutex_) = false;  // the last record may have been written in part
-  absl::Time looked_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
-  absl::Time complained_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  std::deque<std::string> waiting_ ABSL_GUARDED_BY(mutex_);
+  bool is_writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;  // last: it uses the members above
 };
 
 }  // namespace mnemosyne

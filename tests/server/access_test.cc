@@ -1,4 +1,5 @@
 // The access file, what it says of callers, and tenants' rates.
+#include <algorithm>
 #include <filesystem>
 #include <random>
 
@@ -200,9 +201,11 @@ TEST(AuditLog, RecordsAreLinesOfJsonAndTheFileMayBeMovedAway) {
                         .code = absl::StatusCode::kNotFound,
                         .duration = absl::Milliseconds(4)};
   (*log)->Add(record);
+  (*log)->Flush();
   std::filesystem::rename(path, path + ".1");
-  record.time += absl::Seconds(2);
+  absl::SleepFor(absl::Milliseconds(1100));  // it looks every second
   (*log)->Add(record);
+  (*log)->Flush();
   for (const std::string& one : {path, path + ".1"}) {
     const auto text = ReadFile(one);
     ASSERT_OK(text);
@@ -212,6 +215,12 @@ TEST(AuditLog, RecordsAreLinesOfJsonAndTheFileMayBeMovedAway) {
     EXPECT_EQ(parsed["code"], "NOT_FOUND");
     EXPECT_EQ(parsed["seconds"], 0.004);
   }
+  // What waits is written at the end.
+  for (int i = 0; i < 100; ++i) (*log)->Add(record);
+  *log = nullptr;
+  const auto text = ReadFile(path);
+  ASSERT_OK(text);
+  EXPECT_EQ(std::count(text->begin(), text->end(), '\n'), 101);
   EXPECT_THAT(AuditLog::Open("/nowhere/audit"), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("/nowhere/audit")));
 }
 
