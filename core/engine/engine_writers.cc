@@ -171,13 +171,15 @@ void EngineImpl::Committed(const absl::Status& status, const std::vector<LogComm
   if (!status.ok()) {
     FailDisk(status);
     for (const LogCommitter::Item& item : items) {
-      item.session->LogFailed();
-      LoseWriter(item.session->number(),
-                 absl::UnavailableError(absl::StrCat("the log cannot be written: ", status.message())));
-      for (const uint64_t id : item.session->CancelAllForks()) {
-        if (const auto query = FindQuery(id)) EndQuery(query, status);
+      const uint64_t number = item.session->number();
+      // Once, of many records and batches: a query that is asked from then on is answered from what is durable.
+      if (item.session->LogFailed()) {
+        for (const uint64_t id : item.session->CancelAllForks()) {
+          if (const auto query = FindQuery(id)) EndQuery(query, status);
+        }
       }
-      EndRemembered(item.session->number(), 0, status);
+      EndRemembered(number, 0, status);
+      LoseWriter(number, absl::UnavailableError(absl::StrCat("the log cannot be written: ", status.message())));
     }
     return;
   }

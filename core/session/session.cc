@@ -201,9 +201,9 @@ bool Session::HasWholeBlock() const {
   return HasBlock();
 }
 
-void Session::LogFailed() {
+bool Session::LogFailed() {
   absl::MutexLock lock(&mutex_);
-  log_failed_ = true;
+  return !std::exchange(log_failed_, true);
 }
 
 std::optional<Session::Block> Session::NextBlock() const {

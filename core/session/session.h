@@ -85,8 +85,9 @@ class Session {
   // The record is fsynced. True: whole blocks wait, the session is ready for a worker.
   bool Durable(uint64_t index, uint64_t sequence, int64_t end_offset);
   bool HasWholeBlock() const;
-  // The log did not take what waits for it, and never will: queries are answered from what is durable.
-  void LogFailed();
+  // The log did not take what waits for it, and never will: queries are answered from what is durable. True: it is the
+  // first to say so, and the queries that wait for more are the caller's to end.
+  bool LogFailed();
 
   // The next block, when there is one to step (durable, no failure).
   struct Block {
