@@ -1,6 +1,10 @@
 #include "core/base/checksum.h"
 
+#if defined(__x86_64__)
+#include <xxh_x86dispatch.h>  // XXH3 by the best instruction set of the CPU it runs on: three times as fast as with SSE2
+#else
 #include <xxhash.h>
+#endif
 #include <zlib.h>
 
 #include "absl/strings/str_format.h"

@@ -114,20 +114,34 @@ HWY_INLINE void TransposeSquare(const float* from, int64_t from_stride, int64_t 
                                 int64_t to_stride) {
   int64_t c = 0;
 #if HWY_TARGET != HWY_SCALAR
-  const hn::Full128<float> d;
+  const hn::Full128<float> four;
+  // Four columns of so many rows as d has lanes, each block of d's 128 bits a square of its own.
+  const auto transpose = [&](auto d, const auto& load, int64_t r) HWY_ATTR {
+    const float* const row = from + r * from_stride + c;
+    const auto r0 = load(row), r1 = load(row + from_stride), r2 = load(row + 2 * from_stride),
+               r3 = load(row + 3 * from_stride);
+    const auto low02 = hn::InterleaveLower(d, r0, r2), low13 = hn::InterleaveLower(d, r1, r3),
+               high02 = hn::InterleaveUpper(d, r0, r2), high13 = hn::InterleaveUpper(d, r1, r3);
+    float* const out = to + c * to_stride + r;
+    hn::StoreU(hn::InterleaveLower(d, low02, low13), d, out);
+    hn::StoreU(hn::InterleaveUpper(d, low02, low13), d, out + to_stride);
+    hn::StoreU(hn::InterleaveLower(d, high02, high13), d, out + 2 * to_stride);
+    hn::StoreU(hn::InterleaveUpper(d, high02, high13), d, out + 3 * to_stride);
+  };
   for (; c + 4 <= columns; c += 4) {
     int64_t r = 0;
+#if HWY_MAX_BYTES >= 32
+    const hn::Full256<float> eight;
+    for (; r + 8 <= rows; r += 8) {
+      const auto load = [&](const float* at) HWY_ATTR {
+        return hn::Combine(eight, hn::LoadU(four, at + 4 * from_stride), hn::LoadU(four, at));
+      };
+      transpose(eight, load, r);
+    }
+#endif
     for (; r + 4 <= rows; r += 4) {
-      const float* const row = from + r * from_stride + c;
-      const auto r0 = hn::LoadU(d, row), r1 = hn::LoadU(d, row + from_stride), r2 = hn::LoadU(d, row + 2 * from_stride),
-                 r3 = hn::LoadU(d, row + 3 * from_stride);
-      const auto low02 = hn::InterleaveLower(d, r0, r2), low13 = hn::InterleaveLower(d, r1, r3),
-                 high02 = hn::InterleaveUpper(d, r0, r2), high13 = hn::InterleaveUpper(d, r1, r3);
-      float* const out = to + c * to_stride + r;
-      hn::StoreU(hn::InterleaveLower(d, low02, low13), d, out);
-      hn::StoreU(hn::InterleaveUpper(d, low02, low13), d, out + to_stride);
-      hn::StoreU(hn::InterleaveLower(d, high02, high13), d, out + 2 * to_stride);
-      hn::StoreU(hn::InterleaveUpper(d, high02, high13), d, out + 3 * to_stride);
+      transpose(
+          four, [&](const float* at) HWY_ATTR { return hn::LoadU(four, at); }, r);
     }
     for (; r < rows; ++r) {
       for (int64_t i = 0; i < 4; ++i) to[(c + i) * to_stride + r] = from[r * from_stride + c + i];
