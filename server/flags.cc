@@ -137,6 +137,10 @@ std::vector<Flag> FlagsInto(ServerFlags* out) {
        }},
       Count("workers", "0", "Threads that run the models. 0: as many as cores on a CPU, 1 on another device.", 0, 1024,
             &engine.workers),
+      Count("batch_sessions", "0",
+            "Sessions whose blocks a worker steps at once. 0: 1 on a CPU, which gains nothing by more, 32 on another "
+            "device.",
+            0, 1024, &engine.batch_sessions),
       Bytes("max_resident_bytes", "1GiB", "Memory for the states of sessions; the least used are evicted.", 1,
             &engine.max_resident_bytes),
       Count("max_backlog_tokens", "65536", "Tokens a session may have accepted and not memorized.", 1, kMost,

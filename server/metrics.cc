@@ -77,16 +77,20 @@ void AddModels(const Engine& engine, const EngineStats& stats, std::vector<Metri
                                   1));
     state.metric.push_back(GaugeOf({{"model", model.name}}, static_cast<double>(model.state_bytes)));
   }
-  MetricFamily step = {"mnemosyne_step_seconds", "Step of a model by a block", MetricType::Histogram, {}};
+  MetricFamily step = {
+      "mnemosyne_step_seconds", "Step of a model by a block of each session in a batch", MetricType::Histogram, {}};
+  MetricFamily batch = {
+      "mnemosyne_step_batch_size", "Sessions whose blocks were stepped at once", MetricType::Histogram, {}};
   MetricFamily surprise = {"mnemosyne_surprise",
                            "Surprise of a block: |M(k) - v|^2, mean over tokens, layers and heads",
                            MetricType::Histogram,
                            {}};
   for (const auto& [name, of_model] : stats.models) {
     step.metric.push_back(HistogramOf({{"model", name}}, of_model.step));
+    batch.metric.push_back(HistogramOf({{"model", name}}, of_model.batch));
     surprise.metric.push_back(HistogramOf({{"model", name}}, of_model.surprise));
   }
-  for (MetricFamily* const family : {&step, &surprise}) out->push_back(std::move(*family));
+  for (MetricFamily* const family : {&step, &batch, &surprise}) out->push_back(std::move(*family));
   out->push_back(std::move(info));
   out->push_back(std::move(state));
 }

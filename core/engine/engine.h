@@ -262,7 +262,8 @@ struct EngineStats {
   Distribution::Counts snapshot, reload;
   Distribution::Counts query_batch;  // queries that a worker took a turn of together
   struct OfModel {
-    Distribution::Counts step;      // of a block
+    Distribution::Counts step;      // of a block of each session in a batch
+    Distribution::Counts batch;     // sessions in it
     Distribution::Counts surprise;  // mean over a block: |M(k) - v|^2
   };
   std::map<std::string, OfModel> models;
@@ -280,6 +281,7 @@ class Engine {
     std::string device = "cpu";                     // a LibTorch device
     std::string weights = "float32";                // or "bfloat16": other models to a data folder
     int workers = 0;                                // 0: as many as cores on a CPU, 1 on another device
+    int64_t batch_sessions = 0;                     // stepped together; 0: 1 on a CPU, 32 on another device
     int64_t max_resident_bytes = int64_t{1} << 30;  // of session states
     int64_t max_backlog_tokens = 65536;             // accepted and not memorized, a session
     int64_t max_append_bytes = int64_t{1} << 20;    // of one append's content

@@ -35,12 +35,15 @@ absl::StatusOr<std::unique_ptr<EngineImpl>> EngineImpl::Start(const Options& opt
 
 absl::Status EngineImpl::Initialize() {
   std::map<std::string, const Model*> models;
+  int64_t batch_sessions = 1;
   for (const ModelSource& source : options_.models) {
     if (models_.contains(source.name)) {
       return absl::InvalidArgumentError(absl::StrCat("model name '", source.name, "' is given twice"));
     }
     ASSIGN_OR_RETURN(std::unique_ptr<Model> model,
-                     Model::Load(source.folder, {.device = options_.device, .weights = options_.weights}));
+                     Model::Load(source.folder, {.device = options_.device,
+                                                 .weights = options_.weights,
+                                                 .batch_sessions = options_.batch_sessions}));
     if (options_.max_backlog_tokens < model->config().block_tokens()) {
       return absl::InvalidArgumentError(absl::StrCat("max_backlog_tokens is ", options_.max_backlog_tokens,
                                                      "; a block of model '", source.name, "' needs ",
@@ -54,14 +57,17 @@ absl::Status EngineImpl::Initialize() {
     model_infos_.push_back(
         {source.name, model->fingerprint(), model->parameter_count(), model->state_bytes(), model->config()});
     models[source.name] = model.get();
+    batch_sessions = std::max(batch_sessions, model->batch_sessions());
     of_models_[model.get()] = std::make_unique<OfModel>();
     models_[source.name] = std::move(model);
   }
   ASSIGN_OR_RETURN(storage_, Storage::Open({.path = options_.data_path, .sync_writes = options_.sync_writes}));
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   const int workers = options_.workers > 0 ? options_.workers : options_.device == "cpu" ? cores : 1;
-  scheduler_ = std::make_unique<Scheduler>(Scheduler::Options{
-      .workers = workers, .max_queries = options_.max_queries, .max_batch_queries = kMaxBatchQueries});
+  scheduler_ = std::make_unique<Scheduler>(Scheduler::Options{.workers = workers,
+                                                              .max_batch_sessions = batch_sessions,
+                                                              .max_queries = options_.max_queries,
+                                                              .max_batch_queries = kMaxBatchQueries});
   ASSIGN_OR_RETURN(sessions_,
                    SessionManager::Create({options_.max_resident_bytes,
                                            options_.max_sessions,
@@ -111,7 +117,7 @@ absl::Status EngineImpl::CheckTakingWork() const {
 
 void EngineImpl::RunWork(const Work& work) {
   if (!work.queries.empty()) RunQueries(work.queries);
-  for (const uint64_t number : work.sessions) StepSession(number);
+  StepSessions(work.sessions);
   scheduler_->BlocksDone(work.sessions);
 }
 
@@ -123,7 +129,14 @@ void EngineImpl::Ready(uint64_t number) {
   scheduler_->SessionReady(number);
 }
 
-void EngineImpl::StepSession(uint64_t number) {
+// A session's next block, for those of a batch to be stepped at once.
+struct EngineImpl::DueBlock {
+  uint64_t number = 0;
+  std::shared_ptr<Session> session;
+  Session::Block block;
+};
+
+std::optional<EngineImpl::DueBlock> EngineImpl::TakeBlock(uint64_t number) {
   {
     absl::MutexLock lock(&ready_mutex_);
     if (const auto since = ready_since_.find(number); since != ready_since_.end()) {
@@ -131,25 +144,47 @@ void EngineImpl::StepSession(uint64_t number) {
       ready_since_.erase(since);
     }
   }
-  const std::shared_ptr<Session> session = sessions_->FindResident(number);
-  if (session == nullptr) return;
+  std::shared_ptr<Session> session = sessions_->FindResident(number);
+  if (session == nullptr) return std::nullopt;
   const absl::Status read = sessions_->ReadOn(*session);
-  if (!read.ok() && PutOff(number, read)) return;
-  const std::optional<Session::Block> block = session->NextBlock();
-  if (!block) return;
-  const absl::Time begin = absl::Now();
-  const BlockResult result =
-      read.ok() ? session->model().StepBlocks({{block->state, block->tokens}})[0] : BlockResult{.status = read};
-  OfModel& of_model = *of_models_.at(&session->model());
-  of_model.step.Add(absl::ToDoubleSeconds(absl::Now() - begin));
-  if (result.status.ok()) of_model.surprise.Add(result.mean_surprise);
+  if (!read.ok() && PutOff(number, read)) return std::nullopt;
+  std::optional<Session::Block> block = session->NextBlock();
+  if (!block) return std::nullopt;
+  DueBlock due = {number, std::move(session), *std::move(block)};
+  if (read.ok()) return due;
+  EndBlock(due, {.status = read});
+  return std::nullopt;
+}
+
+void EngineImpl::StepSessions(absl::Span<const uint64_t> numbers) {
+  std::map<const Model*, std::vector<DueBlock>> due;
+  for (const uint64_t number : numbers) {
+    if (std::optional<DueBlock> one = TakeBlock(number)) due[&one->session->model()].push_back(*std::move(one));
+  }
+  for (const auto& [model, blocks] : due) {
+    std::vector<BlockInput> inputs;
+    for (const DueBlock& one : blocks) inputs.push_back({one.block.state, one.block.tokens});
+    const absl::Time begin = absl::Now();
+    const std::vector<BlockResult> results = model->StepBlocks(inputs);
+    OfModel& of_model = *of_models_.at(model);
+    of_model.step.Add(absl::ToDoubleSeconds(absl::Now() - begin));
+    of_model.batch.Add(static_cast<double>(blocks.size()));
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      if (results[i].status.ok()) of_model.surprise.Add(results[i].mean_surprise);
+      EndBlock(blocks[i], results[i]);
+    }
+  }
+}
+
+void EngineImpl::EndBlock(const DueBlock& due, const BlockResult& result) {
+  const auto& [number, session, block] = due;
   Session::Published published = session->Publish(result);
   const bool is_snapshot_due = session->IsSnapshotDue(options_.snapshot_every_tokens);
   {
     absl::MutexLock lock(&mutex_);
     put_off_.erase(number);
     if (result.status.ok()) {
-      counts_.tokens_memorized_total += block->tokens.size();
+      counts_.tokens_memorized_total += block.tokens.size();
     } else {
       counts_.failed_steps_total += 1;
     }
@@ -335,7 +370,7 @@ EngineStats EngineImpl::stats() const {
   stats.query_batch = query_batch_.counts();
   for (const auto& [name, model] : models_) {
     const OfModel& of_model = *of_models_.at(model.get());
-    stats.models[name] = {of_model.step.counts(), of_model.surprise.counts()};
+    stats.models[name] = {of_model.step.counts(), of_model.batch.counts(), of_model.surprise.counts()};
   }
   stats.snapshot_bytes_total = sessions.snapshot_bytes;
   stats.evictions_total = sessions.evictions;

@@ -91,7 +91,10 @@ class EngineImpl final : public Engine {
   void Ready(uint64_t number);  // the session has a whole block
   void Committed(const absl::Status& status, const std::vector<LogCommitter::Item>& items);
   void RunWork(const Work& work);
-  void StepSession(uint64_t number);
+  struct DueBlock;
+  std::optional<DueBlock> TakeBlock(uint64_t number);
+  void StepSessions(absl::Span<const uint64_t> numbers);
+  void EndBlock(const DueBlock& due, const BlockResult& result);
   void RunQueries(const std::vector<QueryId>& ids);
   void EndTurn(const std::shared_ptr<QueryRun>& query, std::optional<QueryRun::End> end);
   void EnqueueQuery(const std::shared_ptr<QueryRun>& query);
@@ -159,6 +162,7 @@ class EngineImpl final : public Engine {
   Distribution query_batch_{{1, 2, 3, 4, 5, 6, 7, 8}};
   struct OfModel {
     Distribution step{StageSecondsBounds()};
+    Distribution batch{{1, 2, 4, 8, 16, 32, 64, 128, 256}};
     Distribution surprise{{0.1, 1, 5, 10, 25, 50, 75, 100, 125, 150, 200, 300, 500, 1000, 10000}};
   };
   std::map<const Model*, std::unique_ptr<OfModel>> of_models_;  // constant after Initialize

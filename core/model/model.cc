@@ -6,12 +6,14 @@
 #include <dlfcn.h>
 
 #include <map>
+#include <optional>
 
 #include "absl/base/casts.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/checksum.h"
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
+#include "core/model/batch_stepper.h"
 #include "core/model/parameters.h"
 #include "core/model/session_state.h"
 #include "core/model/titans.h"
@@ -42,7 +44,7 @@ bool AreFinite(const float* values, int64_t count) {
   return not_finite == 0;
 }
 
-// Of other devices, one number on the host for the whole check: the batch's one synchronisation with the device.
+// Of other devices, one number on the host for the whole check.
 bool AllFinite(const std::vector<at::Tensor>& tensors) {
   std::vector<at::Tensor> peaks;
   for (const at::Tensor& tensor : tensors) {
@@ -67,8 +69,8 @@ absl::Status CheckTokens(absl::Span<const int32_t> tokens, int64_t vocab_size) {
 
 class TitansFork final : public Fork {
  public:
-  TitansFork(const Titans& titans, const ModelConfig& config, at::Device device, BatchState state)
-      : titans_(titans), config_(config), device_(device), state_(std::move(state)) {}
+  TitansFork(const Titans& titans, const ModelConfig& config, at::Device device, StatePtr begin)
+      : titans_(titans), config_(config), device_(device), begin_(std::move(begin)), state_(begin_->batch()) {}
 
   absl::Status Feed(absl::Span<const int32_t> tokens) override {
     RETURN_IF_ERROR(CheckTokens(tokens, config_.vocab_size));
@@ -113,6 +115,7 @@ class TitansFork final : public Fork {
   const Titans& titans_;
   const ModelConfig& config_;
   const at::Device device_;
+  const StatePtr begin_;  // its tensors are read, not copied
   BatchState state_;
   bool held_ = false;
   std::vector<float> logits_;
@@ -121,15 +124,24 @@ class TitansFork final : public Fork {
 class TitansModel final : public Model {
  public:
   TitansModel(ModelConfig config, std::unique_ptr<Tokenizer> tokenizer, std::string fingerprint,
-              const std::map<std::string, at::Tensor>& parameters, at::Device device, WeightType weight_type)
+              const std::map<std::string, at::Tensor>& parameters, at::Device device, WeightType weight_type,
+              int64_t batch_sessions)
       : config_(std::move(config)),
         tokenizer_(std::move(tokenizer)),
         fingerprint_(std::move(fingerprint)),
         device_(device),
-        titans_(config_, parameters, weight_type),
-        initial_(std::make_shared<SessionState>(titans_.InitialState(1))) {
+        titans_(config_, parameters, weight_type) {
+    const BatchState initial = titans_.InitialState(1);
+    if (batch_sessions > 1) {
+      table_ = std::make_shared<StateTable>(initial);
+      initial_ = Tabled(initial);
+      stepper_.emplace(titans_, table_, initial_->row(), batch_sessions);
+    } else {
+      initial_ = std::make_shared<const SessionState>(initial);
+    }
+    blank_ = initial_->on_host();
     for (const auto& [name, tensor] : parameters) parameter_count_ += tensor.numel();
-    for (const StateTensor& one : StateTensors(initial_->batch())) state_bytes_ += one.tensor.nbytes();
+    for (const StateTensor& one : StateTensors(initial)) state_bytes_ += one.tensor.nbytes();
   }
 
   const ModelConfig& config() const override { return config_; }
@@ -137,19 +149,29 @@ class TitansModel final : public Model {
   const std::string& fingerprint() const override { return fingerprint_; }
   int64_t parameter_count() const override { return parameter_count_; }
   int64_t state_bytes() const override { return state_bytes_; }
+  int64_t batch_sessions() const override { return stepper_ ? stepper_->sessions() : 1; }
   StatePtr InitialState() const override { return initial_; }
 
-  // A session at a time, so that every product has the shape it has alone: at::mm's bits depend on a product's height.
   std::vector<BlockResult> StepBlocks(absl::Span<const BlockInput> inputs) const override {
     std::vector<BlockResult> results(inputs.size());
+    std::vector<size_t> fit;  // the places of those that can be stepped
     for (size_t i = 0; i < inputs.size(); ++i) {
-      results[i].status = CatchTorch("stepping a block", [&] { return StepBlock(inputs[i], &results[i]); });
+      results[i].status = CheckBlock(inputs[i]);
+      if (results[i].status.ok()) fit.push_back(i);
+    }
+    const auto most = static_cast<size_t>(batch_sessions());
+    for (absl::Span<const size_t> rest = fit; !rest.empty(); rest.remove_prefix(std::min(most, rest.size()))) {
+      const absl::Span<const size_t> places = rest.first(std::min(most, rest.size()));
+      const absl::Status status = CatchTorch("stepping a block", [&] {
+        return stepper_ ? StepTogether(inputs, places, &results) : StepAlone(inputs[places[0]], &results[places[0]]);
+      });
+      for (const size_t place : places) results[place].status.Update(status);
     }
     return results;
   }
 
   std::unique_ptr<Fork> NewFork(StatePtr state) const override {
-    return std::make_unique<TitansFork>(titans_, config_, device_, state->batch());
+    return std::make_unique<TitansFork>(titans_, config_, device_, std::move(state));
   }
   std::vector<absl::Status> FeedTogether(absl::Span<Fork* const> forks,
                                          absl::Span<const int32_t> tokens) const override {
@@ -184,16 +206,40 @@ class TitansModel final : public Model {
     return EncodeSessionState(state, fingerprint_);
   }
   absl::StatusOr<StatePtr> DecodeState(absl::string_view bytes) const override {
-    return DecodeSessionState(bytes, fingerprint_, config_, initial_->batch());
+    ASSIGN_OR_RETURN(BatchState state, DecodeSessionState(bytes, fingerprint_, config_, blank_));
+    if (table_ == nullptr) return std::make_shared<const SessionState>(std::move(state));
+    StatePtr tabled;
+    RETURN_IF_ERROR(CatchTorch("loading a state", [&] {
+      const c10::InferenceMode inference;
+      tabled = Tabled(state);
+      return absl::OkStatus();
+    }));
+    return tabled;
   }
 
  private:
-  absl::Status StepBlock(const BlockInput& input, BlockResult* result) const {
+  StatePtr Tabled(const BatchState& state) const {
+    const at::Tensor packed = StateTable::Pack(state).to(device_);
+    return std::make_shared<const SessionState>(table_, table_->Put(packed, state.offsets)[0]);
+  }
+
+  absl::Status CheckBlock(const BlockInput& input) const {
     if (static_cast<int64_t>(input.tokens.size()) != config_.block_tokens()) {
       return absl::InvalidArgumentError(
           absl::StrCat("a block is ", config_.block_tokens(), " tokens; got ", input.tokens.size()));
     }
-    RETURN_IF_ERROR(CheckTokens(input.tokens, config_.vocab_size));
+    return CheckTokens(input.tokens, config_.vocab_size);
+  }
+
+  // An error too large to square scales its own step to nothing: the memory stays finite and learns no more. So the
+  // surprise is looked at too.
+  static absl::Status NotFinite(int64_t offset) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the block at token ", offset, " makes the memory or its surprise not finite; the state before it stands"));
+  }
+
+  // So that every product has the shape it has alone: at::mm's bits depend on a product's height.
+  absl::Status StepAlone(const BlockInput& input, BlockResult* result) const {
     const c10::InferenceMode inference;
     const at::Tensor ids =
         at::tensor(at::ArrayRef<int32_t>(input.tokens.data(), input.tokens.size())).to(device_, at::kLong);
@@ -201,15 +247,38 @@ class TitansModel final : public Model {
     const Titans::Output out = titans_.Forward(ids.unsqueeze(0), &next, Titans::Logits::kNone);
     std::vector<at::Tensor> tensors;
     for (const StateTensor& one : StateTensors(next)) tensors.push_back(one.tensor);
-    // An error too large to square scales its own step to nothing: the memory stays finite and learns no more.
     if (out.surprise.defined()) tensors.push_back(out.surprise.mean());
-    if (!AllFinite(tensors)) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("the block at token ", input.state->offset(),
-                       " makes the memory or its surprise not finite; the state before it stands"));
-    }
+    if (!AllFinite(tensors)) return NotFinite(input.state->offset());
     if (out.surprise.defined()) result->mean_surprise = tensors.back().item<float>();
     result->state = std::make_shared<const SessionState>(std::move(next));
+    return absl::OkStatus();
+  }
+
+  absl::Status StepTogether(absl::Span<const BlockInput> inputs, absl::Span<const size_t> places,
+                            std::vector<BlockResult>* results) const {
+    const c10::InferenceMode inference;
+    std::vector<StateTable::RowPtr> rows;
+    std::vector<int32_t> ids;
+    for (const size_t place : places) {
+      rows.push_back(inputs[place].state->row());
+      ids.insert(ids.end(), inputs[place].tokens.begin(), inputs[place].tokens.end());
+    }
+    const at::Tensor tokens =
+        at::tensor(ids, at::kInt).view({static_cast<int64_t>(places.size()), -1}).to(device_, at::kLong);
+    const BatchStepper::Step step = stepper_->Take(rows, tokens);
+    // The batch's one synchronisation with the device.
+    const at::Tensor verdict = step.verdict.to(at::kCPU, at::kFloat).contiguous();
+    const float* const nothing = verdict.data_ptr<float>();
+    const float* const surprise = nothing + stepper_->sessions();
+    for (size_t n = 0; n < places.size(); ++n) {
+      BlockResult& result = (*results)[places[n]];
+      if (!std::isfinite(nothing[n]) || !std::isfinite(surprise[n])) {
+        result.status = NotFinite(inputs[places[n]].state->offset());
+        continue;
+      }
+      result.mean_surprise = surprise[n];
+      result.state = std::make_shared<const SessionState>(table_, step.rows[n]);
+    }
     return absl::OkStatus();
   }
 
@@ -218,7 +287,10 @@ class TitansModel final : public Model {
   const std::string fingerprint_;
   const at::Device device_;
   const Titans titans_;
-  const std::shared_ptr<const SessionState> initial_;
+  std::shared_ptr<StateTable> table_;  // null where sessions are stepped alone
+  StatePtr initial_;
+  std::optional<BatchStepper> stepper_;
+  BatchState blank_;  // on the host: what a state's bytes must be like
   int64_t parameter_count_ = 0;
   int64_t state_bytes_ = 0;
 };
@@ -258,6 +330,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& folder, co
   }
   if (is_narrow) absl::StrAppend(&identity, "\nbfloat16");
 
+  const int64_t batch_sessions = options.batch_sessions > 0 ? options.batch_sessions : options.device == "cpu" ? 1 : 32;
   std::unique_ptr<Model> model;
   RETURN_IF_ERROR(CatchTorch(absl::StrCat("loading '", folder, "' on device '", options.device, "'"), [&] {
     const c10::InferenceMode inference;
@@ -266,8 +339,9 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& folder, co
     for (NamedTensor& one : *loaded) {
       parameters[one.name] = at::tensor(one.values, at::kFloat).view(one.shape).to(device);
     }
-    model = std::make_unique<TitansModel>(*std::move(config), std::move(tokenizer), Fingerprint(identity), parameters,
-                                          device, is_narrow ? WeightType::kBFloat16 : WeightType::kFloat32);
+    model =
+        std::make_unique<TitansModel>(*std::move(config), std::move(tokenizer), Fingerprint(identity), parameters,
+                                      device, is_narrow ? WeightType::kBFloat16 : WeightType::kFloat32, batch_sessions);
     return absl::OkStatus();
   }));
   return model;

@@ -57,6 +57,9 @@ class Model {
     // What the weights are kept as: "float32", or "bfloat16", on a CPU only. With another it is another model, by its
     // fingerprint: their states are not each other's.
     std::string weights = "float32";
+    // Sessions that StepBlocks steps at once. 0: one on a CPU, which shares nothing between them; 32 on other devices,
+    // where a batch always has that size: what is missing is filled up.
+    int64_t batch_sessions = 0;
   };
   // NOT_FOUND for a missing folder or file, INVALID_ARGUMENT or DATA_LOSS for a broken one; the message names it.
   // INVALID_ARGUMENT for weights that there are not.
@@ -68,10 +71,12 @@ class Model {
   // 32 hex digits over config.json's meaning, every weight, their type and the tokenizer's file.
   virtual const std::string& fingerprint() const = 0;
   virtual int64_t parameter_count() const = 0;
-  virtual int64_t state_bytes() const = 0;  // of one session's state, resident
+  virtual int64_t state_bytes() const = 0;     // of one session's state, resident
+  virtual int64_t batch_sessions() const = 0;  // that StepBlocks steps at once; of more, some after others
 
   virtual StatePtr InitialState() const = 0;
-  // Steps each input by one block. A result is the same to the bit whoever else is in the batch.
+  // Steps each input by one block. A result is the same to the bit whoever else is in the batch; on another device than
+  // a CPU, as far as its library computes the rows of a product alike.
   virtual std::vector<BlockResult> StepBlocks(absl::Span<const BlockInput> inputs) const = 0;
   virtual std::unique_ptr<Fork> NewFork(StatePtr state) const = 0;
   // Feeds one token to each of several forks of this model: as Fork::Feed of each alone, to the bit. On a CPU they

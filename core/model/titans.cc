@@ -53,6 +53,31 @@ AttentionParameters AttentionParametersOf(const Scope& scope, WeightType weight_
 
 }  // namespace
 
+std::vector<StateSlot> StateSlots(BatchState* state) {
+  std::vector<StateSlot> slots;
+  for (size_t i = 0; i < state->blocks.size(); ++i) {
+    BlockState& block = state->blocks[i];
+    const std::string prefix = absl::StrCat("blocks.", i, ".");
+    for (size_t l = 0; l < block.memory.weights.size(); ++l) {
+      slots.push_back({absl::StrCat(prefix, "memory.M.", l), &block.memory.weights[l]});
+      slots.push_back({absl::StrCat(prefix, "memory.S.", l), &block.memory.velocity[l]});
+    }
+    if (block.memory.conv_tail.defined()) slots.push_back({prefix + "memory.conv_tail", &block.memory.conv_tail});
+    if (block.window.keys.defined()) {
+      slots.push_back({prefix + "window.keys", &block.window.keys});
+      slots.push_back({prefix + "window.values", &block.window.values});
+    }
+  }
+  return slots;
+}
+
+std::vector<StateTensor> StateTensors(const BatchState& state) {
+  BatchState shared = state;
+  std::vector<StateTensor> tensors;
+  for (const StateSlot& slot : StateSlots(&shared)) tensors.push_back({slot.name, *slot.tensor});
+  return tensors;
+}
+
 struct Titans::Block {
   // One block's of all states at hand.
   struct States {

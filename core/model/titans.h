@@ -35,6 +35,20 @@ struct BatchState {
   std::vector<int64_t> offsets;  // [N] tokens so far
 };
 
+// A tensor of a state, by the name it has in files: "blocks.1.memory.M.0".
+struct StateTensor {
+  std::string name;
+  at::Tensor tensor;
+};
+struct StateSlot {
+  std::string name;
+  at::Tensor* tensor;  // to be replaced, never changed in place: other states may share it
+};
+
+// Every tensor of a state that has no open chunk or segment, in the order of the file.
+std::vector<StateTensor> StateTensors(const BatchState& state);
+std::vector<StateSlot> StateSlots(BatchState* state);
+
 class Titans {
  public:
   // `parameters`: every name of ParameterShapes(config), of its shape; all of one dtype and device.

@@ -361,6 +361,7 @@ TEST_F(ConcurrencyTest, WhateverManyClientsDoAtOnceTheModelHolds) {
     options.max_backlog_tokens = 64 + random() % 2000;
     options.max_resident_bytes = (4 + random() % 12) * Start(Options("probe"))->models()[0].state_bytes;
     options.workers = 1 + random() % 4;
+    options.batch_sessions = 1 + random() % 4;
     auto engine = Start(options);
     Truth truth;
     for (int part = 0; part < 2; ++part) {  // with a stop, as of a crash, between

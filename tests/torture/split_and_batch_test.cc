@@ -337,6 +337,7 @@ class SplitAndBatch : public EngineTest {
     std::unique_ptr<Engine> engine;
     for (int crashes_left = random() % 3; crashes_left >= 0 && !HasFailure(); --crashes_left) {
       options.workers = 1 + random() % 4;
+      options.batch_sessions = random() % 2 == 0 ? 1 : 2 + random() % 7;
       options.max_backlog_tokens = random() % 2 == 0 ? 200 : 65536;
       options.snapshot_every_tokens = std::vector<int64_t>{64, 256, 262144}[random() % 3];
       // Every client has one session that cannot be evicted.

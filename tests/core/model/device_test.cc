@@ -10,6 +10,8 @@
 #include <string>
 #include <tuple>
 
+#include "core/model/batch_stepper.h"
+#include "core/model/state_table.h"
 #include "core/model/titans.h"
 #include "tests/core/model/model_fixture.h"
 #include "tests/core/model/random_model.h"
@@ -125,7 +127,50 @@ TEST(Device, StepsStayOnTheDeviceOfTheWeights) {
   }
 }
 
-// The test above can fail.
+int CallsOfABatch(const BatchStepper& stepper, const std::vector<StateTable::RowPtr>& rows, int64_t block) {
+  const Tensor tokens =
+      at::empty({static_cast<int64_t>(rows.size()), block}, at::TensorOptions().dtype(at::kLong).device(at::kMeta));
+  const Watch watch;
+  const BatchStepper::Step step = stepper.Take(rows, tokens);
+  EXPECT_EQ(step.rows.size(), rows.size());
+  for (const StateTable::RowPtr& row : step.rows) EXPECT_EQ(row->offset(), rows[0]->offset() + block);
+  ExpectOnMeta(step.verdict, {2, stepper.sessions()});
+  EXPECT_THAT(Watch::elsewhere(), testing::IsEmpty());
+  EXPECT_EQ(Watch::asked(), 0);
+  return Watch::calls();
+}
+
+// Sessions of a batch come from the table and go back with the same operators, one or a hundred.
+TEST(Device, ABatchTakesAsManyOperatorsHoweverManySessionsAreInIt) {
+  const uint64_t seed = TestSeed();
+  std::mt19937_64 random(seed);
+  const at::NoGradGuard no_grad;
+  for (int round = 0; round < 10; ++round) {
+    const ModelConfig config = RandomConfig(random);
+    SCOPED_TRACE(FormatModelConfig(config));
+    std::map<std::string, Tensor> weights;
+    for (const ParameterShape& one : ParameterShapes(config)) {
+      weights[one.name] = at::empty(one.shape, at::TensorOptions().dtype(at::kFloat).device(at::kMeta));
+    }
+    const Titans titans(config, weights);
+    const BatchState initial = titans.InitialState(1);
+    const auto table = std::make_shared<StateTable>(initial);
+    const StateTable::RowPtr first = table->Put(StateTable::Pack(initial), {0})[0];
+    // Given back at once: the table has grown, which takes a few more operators, and will not again.
+    table->Put(StateTable::Pack(titans.InitialState(200)), std::vector<int64_t>(200, 0));
+    std::set<int> calls;
+    for (const int64_t sessions : {2, 128}) {
+      const BatchStepper stepper(titans, table, first, sessions);
+      for (const int64_t there : {int64_t{1}, sessions / 2, sessions}) {
+        const std::vector<StateTable::RowPtr> rows(there, first);
+        calls.insert(CallsOfABatch(stepper, rows, config.block_tokens()));
+      }
+    }
+    EXPECT_THAT(calls, testing::SizeIs(1));
+  }
+}
+
+// The tests above can fail.
 TEST(Device, TheWatchSeesTensorsOfAnotherDeviceAndValuesThatAreAskedFor) {
   const Tensor tensor = at::empty({2, 2}, at::TensorOptions().device(at::kMeta));
   const Watch watch;

@@ -58,6 +58,78 @@ TEST_F(ModelTest, ABatchGivesEachTheBitsItHasAlone) {
   }
 }
 
+// States in a table, stepped and answered from together: as each alone, to the bit where kernels compute.
+TEST_F(ModelTest, SessionsThatShareATableHaveTheBitsTheyHaveAlone) {
+  const auto tabled = Model::Load(folder_.path(), {.batch_sessions = 5});
+  ASSERT_OK(tabled);
+  EXPECT_EQ(model_->batch_sessions(), 1);
+  EXPECT_EQ((*tabled)->batch_sessions(), 5);
+  EXPECT_EQ((*tabled)->fingerprint(), model_->fingerprint());
+  EXPECT_EQ((*tabled)->state_bytes(), model_->state_bytes());
+  const int64_t block = model_->config().block_tokens();
+  std::vector<StatePtr> alone(12, model_->InitialState()), together(12, (*tabled)->InitialState());
+  for (int step = 0; step < 4; ++step) {
+    std::vector<std::vector<int32_t>> tokens;
+    for (int i = 0; i < 12; ++i) tokens.push_back(RandomTokens(block));
+    tokens[3][1] = -1;
+    std::vector<BlockInput> inputs;
+    for (int i = step; i < 12; ++i) inputs.push_back({together[i], tokens[i]});
+    const std::vector<BlockResult> results = (*tabled)->StepBlocks(inputs);
+    ASSERT_EQ(results.size(), inputs.size());
+    for (int i = step; i < 12; ++i) {
+      const BlockResult& result = results[i - step];
+      const BlockResult expected = model_->StepBlocks({{alone[i], tokens[i]}})[0];
+      EXPECT_EQ(result.status, expected.status) << result.status;
+      if (!result.status.ok()) continue;
+      EXPECT_NEAR(result.mean_surprise, expected.mean_surprise, 1e-5 * (1 + expected.mean_surprise));
+      alone[i] = expected.state;
+      together[i] = result.state;
+      EXPECT_EQ((*tabled)->EncodeState(*result.state), model_->EncodeState(*expected.state));
+    }
+  }
+  // The bytes of one are the other's, and forks go on while the sessions' rows are given back.
+  const auto decoded = (*tabled)->DecodeState(model_->EncodeState(*alone[7]));
+  ASSERT_OK(decoded);
+  std::unique_ptr<Fork> fork = (*tabled)->NewFork(*decoded), expected = model_->NewFork(alone[7]);
+  together.clear();
+  const std::vector<int32_t> question = RandomTokens(block + 3);
+  EXPECT_OK(fork->Feed(question));
+  EXPECT_OK(expected->Feed(question));
+  for (int token = 0; token < 20; ++token) {
+    EXPECT_EQ(fork->logits(), expected->logits());
+    ASSERT_OK((*tabled)->FeedTogether({fork.get()}, {token})[0]);
+    ASSERT_OK(expected->Feed({token}));
+  }
+}
+
+TEST_F(ModelTest, ASessionOfABatchThatIsNotFiniteIsRefusedAlone) {
+  // With a key that nobody else has, a step of that size leaves the numbers there are.
+  ModelConfig config = SmallConfig();
+  config.memory.max_grad_norm = 0;
+  config.memory.theta_max = 0.6;
+  WriteRandomModel(folder_.path(), config, 5);
+  const auto tabled = Model::Load(folder_.path(), {.batch_sessions = 3}), alone = Model::Load(folder_.path(), {});
+  ASSERT_OK(tabled);
+  ASSERT_OK(alone);
+  const int64_t block = config.block_tokens();
+  std::vector<StatePtr> states(3, (*tabled)->InitialState()), expected(3, (*alone)->InitialState());
+  int refused = 0, passed = 0;
+  for (int step = 0; step < 60 && refused == 0; ++step) {
+    std::vector<std::vector<int32_t>> tokens = {RandomTokens(block), RandomTokens(block), RandomTokens(block)};
+    std::vector<BlockInput> inputs;
+    for (int i = 0; i < 3; ++i) inputs.push_back({states[i], tokens[i]});
+    const std::vector<BlockResult> results = (*tabled)->StepBlocks(inputs);
+    for (int i = 0; i < 3; ++i) {
+      const BlockResult one = (*alone)->StepBlocks({{expected[i], tokens[i]}})[0];
+      EXPECT_EQ(results[i].status, one.status) << results[i].status;
+      (one.status.ok() ? passed : refused) += 1;
+      if (one.status.ok()) states[i] = results[i].state, expected[i] = one.state;
+    }
+  }
+  EXPECT_GT(refused, 0);
+  EXPECT_GT(passed, 0);
+}
+
 // And the state that comes back goes on to the bit: where its tensors lie otherwise in memory, no product may tell.
 TEST_F(ModelTest, StateBytesGoThereAndBack) {
   for (const BlockKind kind : {BlockKind::kLmm, BlockKind::kMac}) {
