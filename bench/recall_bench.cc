@@ -88,6 +88,7 @@ absl::StatusOr<Json> RecallBench::Measure(const RecallCell& cell) {
                    {"questions", score.questions},
                    {"right", score.right},
                    {"exact_percent", percent(score.right, score.questions)},
+                   {"contained_percent", percent(score.contained, score.questions)},
                    {"characters_percent", percent(score.characters_right, score.characters)},
                    {"state_bytes", model_.state_bytes},
                    {"seconds", absl::ToDoubleSeconds(absl::Now() - begin)}};
@@ -107,10 +108,11 @@ absl::StatusOr<double> RecallBench::BytesAToken() {
 
 absl::Status RecallBench::RunCell(const RecallCell& cell) {
   ASSIGN_OR_RETURN(const Json measured, Measure(cell));
-  absl::PrintF("%-8s %8d bytes  %8d tokens  %3d facts  %5d questions  exact %5.1f%%  characters %5.1f%%  %6.1f s\n",
+  absl::PrintF("%-8s %8d bytes  %8d tokens  %3d facts  %5d questions  exact %5.1f%%  contained %5.1f%%  %6.1f s\n",
                cell.task.name, cell.bytes, measured["tokens"].get<int64_t>(), cell.facts,
                measured["questions"].get<int64_t>(), measured["exact_percent"].get<double>(),
-               measured["characters_percent"].get<double>(), measured["seconds"].get<double>());
+               measured.value("contained_percent", measured["exact_percent"].get<double>()),
+               measured["seconds"].get<double>());
   std::fflush(stdout);
   return absl::OkStatus();
 }

@@ -38,6 +38,13 @@ def percent(row):
     return "%.1f%%" % row["exact_percent"] if row["right"] < row["questions"] else "100%"
 
 
+def counted(row):
+    """Exact answers; and, where that is more, those that the answer holds somewhere, which is how RULER counts."""
+    cell = "%s of %d" % (percent(row), row["questions"])
+    contained = row.get("contained_percent", 0)
+    return cell + (" (%.1f%% contain it)" % contained if contained > row["exact_percent"] else "")
+
+
 def recall(rows):
     # Stories are sized in the model's tokens, which come out a little different from story to story.
     size_of = {row["bytes"]: row["bytes"] for row in rows}
@@ -54,7 +61,7 @@ def recall(rows):
             found = [row for row in rows
                      if (row["task"], row["facts"], row["asked"], row["bytes"]) == (task, facts, asked, size)]
             best = max(found, key=lambda row: row["questions"], default=None)
-            cells.append("%s of %d" % (percent(best), best["questions"]) if best else "")
+            cells.append(counted(best) if best else "")
         lines.append([name] + cells)
     print_table(["task"] + [short(size_of[size]) for size in sizes], lines)
 

@@ -4,7 +4,6 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
 #include "core/base/status_macros.h"
 #include "core/base/tenant.h"
@@ -133,10 +132,8 @@ grpc::Status CallScope::Last(const absl::Status& status) {
   if (absl::IsUnavailable(status) || absl::IsResourceExhausted(status)) {
     context_->AddTrailingMetadata(kRetryAfterKey, absl::StrCat(RetryAfterMilliseconds(status)));
   }
-  if (status.ok() || caller_.tenant.empty()) return ToGrpcStatus(status);
-  // The engine names sessions with their tenant; the caller knows no other.
-  const std::string prefix = absl::StrCat("'", caller_.tenant, std::string(1, kTenantSeparator));
-  return ToGrpcStatus(absl::Status(status.code(), absl::StrReplaceAll(status.message(), {{prefix, "'"}})));
+  if (status.ok()) return grpc::Status::OK;
+  return ToGrpcStatus(absl::Status(status.code(), WithoutTenant(status.message(), caller_.tenant)));
 }
 
 }  // namespace mnemosyne

@@ -140,7 +140,7 @@ void ToProto(const SessionInfo& session, v1::Session* out) {
   for (const auto& [key, value] : session.labels) (*out->mutable_labels())[key] = value;
   SetTime(session.create_time, out->mutable_create_time());
   SetTime(session.update_time, out->mutable_update_time());
-  if (!session.failure.empty()) out->set_failure(session.failure);
+  if (!session.failure.empty()) out->set_failure(WithoutTenant(session.failure, TenantOf(session.id)));
   ToProto(session.settings, out->mutable_settings());
   out->set_earliest_offset(session.earliest_offset);
   if (session.last_append_crc) out->set_last_append_crc32(*session.last_append_crc);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/model/decoder.h"
@@ -77,6 +78,7 @@ void RecallScore::Add(const RecallSample& sample, const std::vector<std::string>
     const std::string& wanted = sample.answers[i];
     questions += 1;
     right += answer == wanted ? 1 : 0;
+    contained += absl::StrContains(absl::AsciiStrToLower(answer), absl::AsciiStrToLower(wanted)) ? 1 : 0;
     characters += static_cast<int64_t>(wanted.size());
     for (size_t c = 0; c < std::min(answer.size(), wanted.size()); ++c) characters_right += answer[c] == wanted[c];
   }
@@ -85,6 +87,7 @@ void RecallScore::Add(const RecallSample& sample, const std::vector<std::string>
 void RecallScore::Add(const RecallScore& other) {
   questions += other.questions;
   right += other.right;
+  contained += other.contained;
   characters += other.characters;
   characters_right += other.characters_right;
 }

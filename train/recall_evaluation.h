@@ -43,6 +43,7 @@ struct RecallSample {
 };
 struct RecallScore {
   int64_t questions = 0, right = 0;  // the whole answer, spaces around it left out
+  int64_t contained = 0;             // what is wanted stands somewhere in the answer: as RULER counts
   int64_t characters = 0, characters_right = 0;
 
   void Add(const RecallSample& sample, const std::vector<std::string>& answers);

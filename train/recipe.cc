@@ -145,6 +145,7 @@ absl::StatusOr<Recipe> ParseRecipe(absl::string_view json_text) {
     of_stage.Take("two_digit_share", &stage.lessons.documents.two_digit_share, 0, 1);
     of_stage.Take("distractor_share", &stage.lessons.documents.distractor_share, 0, 1);
     of_stage.Take("echo_share", &stage.lessons.documents.echo_share, 0, 1);
+    of_stage.Take("carried_share", &stage.carried_share, 0, 1);
     RETURN_IF_ERROR(of_stage.TakeWeights("tasks", TaskWeights(&stage.lessons)));
     of_stage.Take("inline_questions", &stage.lessons.inline_questions, 0, 1);
     of_stage.Take("text_weight", &stage.text_weight, 0, 100);

@@ -22,6 +22,8 @@ struct Stage {
   double text_weight = 1;    // of the documents' loss, nats a byte
   double answer_weight = 1;  // of the answers' loss, nats a byte
   double first_weight = 1;   // of an answer's first characters, which alone say whose value it is, against its others
+  // Lessons that begin in the state that the row's last one left: memories are used that are full of other things.
+  double carried_share = 0;
   LessonOptions lessons;
 };
 

@@ -159,7 +159,9 @@ void Trainer::BeginLesson(int64_t row) {
   Row& one = rows_[row];
   std::seed_seq seed{recipe_.seed, static_cast<uint64_t>(row), one.lessons};
   Random random(seed);
-  one.lesson = MakeLesson(recipe_.StageAt(step_).lessons, data_, random);
+  const Stage& stage = recipe_.StageAt(step_);
+  one.lesson = MakeLesson(stage.lessons, data_, random);
+  one.carried = one.lessons > 0 && std::uniform_real_distribution<double>(0, 1)(random) < stage.carried_share;
   one.lessons += 1;
   one.begun_at = step_;
   one.cursor = 0;
@@ -175,7 +177,7 @@ Trainer::Segments Trainer::NextSegments(const Group& group) {
   ids.reserve(rows * tokens);
   for (int64_t i = 0; i < rows; ++i) {
     Row& row = rows_[group.begin + i];
-    segments.fresh.push_back(row.cursor == 0);
+    segments.fresh.push_back(row.cursor == 0 && !row.carried);
     const auto from = row.lesson.tokens.begin() + row.cursor;
     ids.insert(ids.end(), from, from + tokens);
     for (const Told& told : row.lesson.told) {

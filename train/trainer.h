@@ -83,6 +83,7 @@ class Trainer {
     uint64_t lessons = 0;  // begun
     int64_t begun_at = 0;  // the step at which this one began
     int64_t cursor = 0;    // tokens of it already read
+    bool carried = false;  // it begins in the state that the one before left
     Lesson lesson;
   };
   // Rows that are computed together, and their states.

@@ -6,7 +6,10 @@
 
 #include <cstdint>
 #include <limits>
+#include <string>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
 
 namespace mnemosyne {
@@ -19,6 +22,12 @@ inline absl::string_view TenantOf(absl::string_view id) {
 }
 
 inline absl::string_view SessionNameOf(absl::string_view id) { return id.substr(id.find(kTenantSeparator) + 1); }
+
+// What is said about a tenant's sessions ("session 'TENANT/NAME' ..."), as the tenant may hear it.
+inline std::string WithoutTenant(absl::string_view text, absl::string_view tenant) {
+  if (tenant.empty()) return std::string(text);
+  return absl::StrReplaceAll(text, {{absl::StrCat("'", tenant, std::string(1, kTenantSeparator)), "'"}});
+}
 
 // What a tenant may have at most. The largest number: as much as the server.
 struct TenantLimits {

@@ -59,6 +59,7 @@ class MnemoBenchTest(unittest.TestCase):
         for line in whole:
             self.assertEqual((line["questions"], line["samples"], line["model"]), (2, 2, "m"))
             self.assertAlmostEqual(line["exact_percent"], 50 * line["right"])
+            self.assertGreaterEqual(line["contained_percent"], line["exact_percent"])
             self.assertGreaterEqual(line["tokens"], line["bytes"])
 
         # The last line's end is lost, as when the program is killed while it writes.

@@ -4,6 +4,7 @@
 #include "google/protobuf/descriptor.h"
 #include "mnemosyne/v1/admin_service.grpc.pb.h"
 #include "server/access/access_control.h"
+#include "server/conversions.h"
 #include "tests/server/end_to_end_fixture.h"
 
 namespace mnemosyne {
@@ -234,6 +235,16 @@ TEST_F(TenantsTest, AnExportSaysNothingOfItsTenantAndGoesWhereItIsImported) {
   const auto again = Exported(*lab, "book");
   ASSERT_OK(again);
   EXPECT_THAT(Import(*lab, {ImportRequest("", *again)}), StatusIs(StatusCode::kAlreadyExists, Not(HasSubstr("lab"))));
+}
+
+TEST(SessionOfATenant, SaysNothingOfItsTenant) {
+  SessionInfo info;
+  info.id = "acme/one";
+  info.failure = "session 'acme/one' stopped at 64: the block makes the memory not finite";
+  v1::Session session;
+  ToProto(info, &session);
+  EXPECT_THAT(session.DebugString(), Not(HasSubstr("acme")));
+  EXPECT_EQ(session.failure(), "session 'one' stopped at 64: the block makes the memory not finite");
 }
 
 TEST_F(TenantsTest, RolesAllowWhatTheySay) {

@@ -125,9 +125,10 @@ TEST_F(RecallTasksTest, ASampleOfSeveralFactsTellsEachOnceAndAsksForEach) {
       EXPECT_THAT(sample.questions[f], HasSubstr(sample.facts[f].key));
     }
     RecallScore score;
-    score.Add(sample, {sample.facts[0].value, " " + sample.facts[1].value + "\n", "7"});
-    EXPECT_EQ(score.questions, 3);
+    score.Add(sample, {sample.facts[0].value, " " + sample.facts[1].value + "\n", "7", sample.facts[3].value + " and"});
+    EXPECT_EQ(score.questions, 4);
     EXPECT_EQ(score.right, 2);
+    EXPECT_EQ(score.contained, 3);
   }
 }
 

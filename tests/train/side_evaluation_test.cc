@@ -23,7 +23,7 @@ class SideEvaluationTest : public TrainFolderTest {
       "stages": [{"steps": 6, "write_cost": 0, "keys_pace": 1, "match_cost": 0, "drill_facts": 0, "drill_cost": 0,
         "spread_cost": 0, "key_cost": 0, "min_tokens": 256, "max_tokens": 256, "min_facts": 1, "max_facts": 1,
         "noise_share": 0.5, "two_digit_share": 0, "distractor_share": 0, "echo_share": 0,
-        "tasks": {"number": 1, "qa1": 1}, "inline_questions": 0, "text_weight": 1, "answer_weight": 2, "first_weight": 1}]})");
+        "tasks": {"number": 1, "qa1": 1}, "inline_questions": 0, "carried_share": 0, "text_weight": 1, "answer_weight": 2, "first_weight": 1}]})");
     ASSERT_OK(recipe);
     const ModelConfig config = SmallConfig();
     ASSERT_OK(Trainer::Check(config, *recipe));

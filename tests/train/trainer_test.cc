@@ -22,9 +22,9 @@ constexpr char kRecipe[] = R"({
   "weight_decay": 0.01, "clip_norm": 1.0, "gate_bias": -3.0, "echo_init": 1,
   "stages": [
     {"steps": 6, "write_cost": 0.0, "keys_pace": 0.3, "match_cost": 0.1, "drill_facts": 0, "drill_cost": 0.0, "spread_cost": 0.5, "key_cost": 0.0, "min_tokens": 256, "max_tokens": 256, "min_facts": 1, "max_facts": 1,
-     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "tasks": {"number": 0.5, "word": 0.1, "everyday": 0.2, "uuid": 0.2}, "inline_questions": 0, "text_weight": 1.0, "answer_weight": 2.0, "first_weight": 3.0},
+     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "carried_share": 0, "tasks": {"number": 0.5, "word": 0.1, "everyday": 0.2, "uuid": 0.2}, "inline_questions": 0, "text_weight": 1.0, "answer_weight": 2.0, "first_weight": 3.0},
     {"steps": 10, "write_cost": 0.1, "keys_pace": 0.3, "match_cost": 0.1, "drill_facts": 6, "drill_cost": 0.02, "spread_cost": 0.5, "key_cost": 0.5, "min_tokens": 256, "max_tokens": 1024, "min_facts": 1, "max_facts": 4,
-     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "tasks": {"number": 0.5, "word": 0.1, "everyday": 0.2, "uuid": 0.1, "qa1": 0.3}, "inline_questions": 0.5, "text_weight": 0.5, "answer_weight": 2.0, "first_weight": 3.0}
+     "noise_share": 0.5, "two_digit_share": 0.5, "distractor_share": 0.5, "echo_share": 0.5, "carried_share": 0.6, "tasks": {"number": 0.5, "word": 0.1, "everyday": 0.2, "uuid": 0.1, "qa1": 0.3}, "inline_questions": 0.5, "text_weight": 0.5, "answer_weight": 2.0, "first_weight": 3.0}
   ]
 })";
 
@@ -37,9 +37,11 @@ class TrainerTest : public testing::Test {
       text += "the quick brown fox number " + std::to_string(i * 7919) + " jumps over the lazy dog. ";
     ASSERT_OK(WriteFileAtomically(folder_.File("text.txt"), text));
   }
-  std::unique_ptr<Trainer> NewTrainer(int threads = 2, const std::vector<std::string>& only = {}) {
+  std::unique_ptr<Trainer> NewTrainer(int threads = 2, const std::vector<std::string>& only = {},
+                                      double first_carried_share = 0) {
     auto recipe = ParseRecipe(kRecipe);
     EXPECT_OK(recipe);
+    recipe->stages[0].carried_share = first_carried_share;
     auto vocabulary = Vocabulary::Load(folder_.path());
     EXPECT_OK(vocabulary);
     auto english = Haystack::FromFiles({folder_.File("text.txt")});
@@ -107,6 +109,13 @@ TEST_F(TrainerTest, LossFallsAndTheModelLoads) {
   EXPECT_LT(last, first - 0.3);
   ASSERT_OK(trainer->ExportModel(folder_.path()));
   EXPECT_OK(Model::Load(folder_.path(), {}));
+}
+
+TEST_F(TrainerTest, ACarriedLessonBeginsWhereTheLastOneEnded) {
+  const auto fresh = NewTrainer(), carried = NewTrainer(2, {}, 1);
+  // Lessons of a step each: the first begins anew, the second reads the same text in another state.
+  EXPECT_EQ(fresh->Step().text_loss, carried->Step().text_loss);
+  EXPECT_NE(fresh->Step().text_loss, carried->Step().text_loss);
 }
 
 TEST_F(TrainerTest, ADamagedCheckpointIsRefused) {
