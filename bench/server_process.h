@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
 namespace mnemosyne {
@@ -36,7 +37,9 @@ class ServerProcess {
   const std::string& address() const { return address_; }
   absl::Duration time_to_serving() const { return time_to_serving_; }  // from the process's start
   int64_t resident_bytes() const;                                      // of physical memory now
-  void Kill();                                                         // as kill -9 does
+  // Of processor time that threads of that name have taken; of all with "".
+  double cpu_seconds(absl::string_view thread_name) const;
+  void Kill();  // as kill -9 does
 
  private:
   ServerProcess() = default;

@@ -61,6 +61,7 @@ class ServiceBench {
 
   absl::Status Start();
   absl::Status Ingest();
+  absl::Status Log();
   absl::Status Appends();
   absl::Status Offsets();
   absl::Status Queries();
@@ -206,6 +207,29 @@ absl::Status ServiceBench::Ingest() {
   RETURN_IF_ERROR(
       Tell(absl::StrCat("64 states stepped by ", workers, " threads, no server"), Median(bare), "tokens/s"));
   return Tell("64 sessions streamed over gRPC, durable", Median(served), "tokens/s", "no server", Median(share));
+}
+
+// What the log costs: ingest with its fsyncs against ingest without, and the share of the processor that its thread
+// takes.
+absl::Status ServiceBench::Log() {
+  const int64_t tokens = WholeBlocks(options_.session_tokens);
+  const std::string workers = absl::StrCat("--workers=", options_.workers);
+  std::vector<double> synced, unsynced, kept, share;
+  for (int i = 0; i < options_.repeats; ++i) {
+    RETURN_IF_ERROR(Launch({workers}));
+    const double before = server_->cpu_seconds(""), before_log = server_->cpu_seconds("mn-log");
+    ASSIGN_OR_RETURN(const double with, ServedIngest(16, tokens, "synced"));
+    share.push_back((server_->cpu_seconds("mn-log") - before_log) / (server_->cpu_seconds("") - before));
+    RETURN_IF_ERROR(Launch({workers, "--sync_writes=false"}));
+    ASSIGN_OR_RETURN(const double without, ServedIngest(16, tokens, "unsynced"));
+    synced.push_back(with);
+    unsynced.push_back(without);
+    kept.push_back(with / without);
+  }
+  RETURN_IF_ERROR(Tell("ingest of 16 sessions, the log not fsynced", Median(unsynced), "tokens/s"));
+  RETURN_IF_ERROR(
+      Tell("ingest of 16 sessions, the log fsynced", Median(synced), "tokens/s", "not fsynced", Median(kept)));
+  return Tell("the log's thread, of the server's processor time", 100 * Median(share), "%");
 }
 
 absl::Status ServiceBench::Appends() {
@@ -486,9 +510,9 @@ absl::Status ServiceBench::Crowd() {
 absl::Status RunServiceBench(const ServiceBenchOptions& options, ResultFile* results) {
   using Part = absl::Status (ServiceBench::*)();
   const std::vector<std::pair<std::string, Part>> parts = {
-      {"start", &ServiceBench::Start},     {"ingest", &ServiceBench::Ingest},   {"appends", &ServiceBench::Appends},
-      {"offsets", &ServiceBench::Offsets}, {"queries", &ServiceBench::Queries}, {"states", &ServiceBench::States},
-      {"crowd", &ServiceBench::Crowd}};
+      {"start", &ServiceBench::Start},     {"ingest", &ServiceBench::Ingest},   {"log", &ServiceBench::Log},
+      {"appends", &ServiceBench::Appends}, {"offsets", &ServiceBench::Offsets}, {"queries", &ServiceBench::Queries},
+      {"states", &ServiceBench::States},   {"crowd", &ServiceBench::Crowd}};
   std::vector<std::string> known;
   for (const auto& [name, part] : parts) known.push_back(name);
   for (const std::string& name : options.parts) {

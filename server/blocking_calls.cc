@@ -2,10 +2,17 @@
 
 #include <utility>
 
+#include "core/base/thread_name.h"
+
 namespace mnemosyne {
 
 BlockingCalls::BlockingCalls(int threads, int max_waiting) : max_waiting_(max_waiting) {
-  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
+  for (int i = 0; i < threads; ++i) {
+    threads_.emplace_back([this] {
+      NameThread("mn-blocking");
+      Work();
+    });
+  }
 }
 
 BlockingCalls::~BlockingCalls() {

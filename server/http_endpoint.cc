@@ -17,6 +17,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "core/base/thread_name.h"
 #include "server/listening_socket.h"
 
 namespace mnemosyne {
@@ -93,7 +94,10 @@ absl::StatusOr<std::unique_ptr<HttpEndpoint>> HttpEndpoint::Start(const std::str
 }
 
 HttpEndpoint::HttpEndpoint(int socket, Pages pages)
-    : socket_(socket), port_(PortOf(socket)), pages_(std::move(pages)), thread_([this] { Serve(); }) {}
+    : socket_(socket), port_(PortOf(socket)), pages_(std::move(pages)), thread_([this] {
+        NameThread("mn-http");
+        Serve();
+      }) {}
 
 HttpEndpoint::~HttpEndpoint() {
   shutdown(socket_, SHUT_RDWR);  // ends accept

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "core/base/status_macros.h"
+#include "core/base/thread_name.h"
 #include "core/engine/input_checks.h"
 
 namespace mnemosyne {
@@ -79,7 +80,10 @@ absl::Status EngineImpl::Initialize() {
       storage_.get(),
       [this](const absl::Status& status, const std::vector<LogCommitter::Item>& items) { Committed(status, items); });
   workers_ = std::make_unique<WorkerPool>(workers, scheduler_.get(), [this](const Work& work) { RunWork(work); });
-  housekeeper_ = std::thread([this] { Housekeeper(); });
+  housekeeper_ = std::thread([this] {
+    NameThread("mn-housekeeper");
+    Housekeeper();
+  });
   return absl::OkStatus();
 }
 

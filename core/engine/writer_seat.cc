@@ -1,5 +1,7 @@
 #include "core/engine/writer_seat.h"
 
+#include "core/base/thread_name.h"
+
 namespace mnemosyne {
 
 bool WriterSeat::Lose(const absl::Status& status) {
@@ -69,7 +71,11 @@ void WriterSeat::Tell() {
   });
 }
 
-WriterNotifier::WriterNotifier() : thread_([this] { Run(); }) {}
+WriterNotifier::WriterNotifier()
+    : thread_([this] {
+        NameThread("mn-notify");
+        Run();
+      }) {}
 
 WriterNotifier::~WriterNotifier() {
   {

@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "core/base/thread_name.h"
 #include "core/model/model.h"
 
 namespace mnemosyne {
@@ -9,6 +10,7 @@ namespace mnemosyne {
 WorkerPool::WorkerPool(int workers, Scheduler* scheduler, const std::function<void(const Work&)>& run) {
   for (int worker = 0; worker < workers; ++worker) {
     threads_.emplace_back([worker, scheduler, run] {
+      NameThread("mn-worker");
       EnterWorkerThread();
       while (const std::optional<Work> work = scheduler->WaitNext(worker)) run(*work);
     });

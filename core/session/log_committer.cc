@@ -1,6 +1,7 @@
 #include "core/session/log_committer.h"
 
 #include "absl/time/clock.h"
+#include "core/base/thread_name.h"
 
 namespace mnemosyne {
 
@@ -9,7 +10,10 @@ constexpr int64_t kMaxWaitingBytes = int64_t{64} << 20;
 }
 
 LogCommitter::LogCommitter(Storage* storage, std::function<void(const absl::Status&, const std::vector<Item>&)> done)
-    : storage_(storage), done_(std::move(done)), thread_([this] { Run(); }) {}
+    : storage_(storage), done_(std::move(done)), thread_([this] {
+        NameThread("mn-log");
+        Run();
+      }) {}
 
 LogCommitter::~LogCommitter() {
   {

@@ -12,6 +12,7 @@
 #include "absl/strings/strip.h"
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
+#include "core/base/thread_name.h"
 #include "server/log.h"
 
 namespace mnemosyne {
@@ -44,7 +45,10 @@ absl::StatusOr<std::unique_ptr<AccessControl>> AccessControl::Start(const std::s
   std::unique_ptr<AccessControl> access = absl::WrapUnique(new AccessControl(path));
   if (path.empty()) return access;
   RETURN_IF_ERROR(access->Reload());
-  access->watcher_ = std::thread([raw = access.get()] { raw->Watch(); });
+  access->watcher_ = std::thread([raw = access.get()] {
+    NameThread("mn-access");
+    raw->Watch();
+  });
   return access;
 }
 

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "core/base/status_macros.h"
+#include "core/base/thread_name.h"
 #include "nlohmann/json.hpp"
 #include "server/log.h"
 
@@ -55,7 +56,10 @@ std::string FormatAuditRecord(const AuditRecord& record) {
 absl::StatusOr<std::unique_ptr<AuditLog>> AuditLog::Open(const std::string& path) {
   std::unique_ptr<AuditLog> log = absl::WrapUnique(new AuditLog(path));
   RETURN_IF_ERROR(log->Reopen());
-  log->thread_ = std::thread([raw = log.get()] { raw->Work(); });
+  log->thread_ = std::thread([raw = log.get()] {
+    NameThread("mn-audit");
+    raw->Work();
+  });
   return log;
 }
 

@@ -1,9 +1,16 @@
 #include "server/access/tenant_uses.h"
 
+#include "core/base/thread_name.h"
+
 namespace mnemosyne {
 
 TenantUses::TenantUses(const Engine& engine, bool is_needed) : engine_(engine) {
-  if (is_needed) looker_ = std::thread([this] { Look(); });
+  if (is_needed) {
+    looker_ = std::thread([this] {
+      NameThread("mn-tenants");
+      Look();
+    });
+  }
 }
 
 TenantUses::~TenantUses() {
