@@ -91,16 +91,12 @@ double ServerProcess::cpu_seconds(absl::string_view thread_name) const {
   double seconds = 0;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(absl::StrCat("/proc/", pid_, "/task"), error)) {
-    const absl::StatusOr<std::string> stat = ReadFile(entry.path().string() + "/stat");
-    if (!stat.ok()) continue;  // the thread has ended
-    // "number (name) state ...": user and system time are the twelfth and thirteenth behind the name.
-    const size_t open = stat->find('('), close = stat->rfind(')');
-    if (open == std::string::npos || close == std::string::npos) continue;
-    if (!thread_name.empty() && stat->substr(open + 1, close - open - 1) != thread_name) continue;
-    const std::vector<absl::string_view> fields = absl::StrSplit(absl::string_view(*stat).substr(close + 2), ' ');
-    int64_t user = 0, system = 0;
-    if (fields.size() < 13 || !absl::SimpleAtoi(fields[11], &user) || !absl::SimpleAtoi(fields[12], &system)) continue;
-    seconds += static_cast<double>(user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
+    const absl::StatusOr<std::string> name = ReadFile(entry.path().string() + "/comm");
+    const absl::StatusOr<std::string> times = ReadFile(entry.path().string() + "/schedstat");
+    if (!name.ok() || !times.ok()) continue;  // the thread has ended
+    if (!thread_name.empty() && absl::StripAsciiWhitespace(*name) != thread_name) continue;
+    int64_t nanoseconds = 0;  // on a processor; then those of waiting for one
+    if (absl::SimpleAtoi(times->substr(0, times->find(' ')), &nanoseconds)) seconds += 1e-9 * nanoseconds;
   }
   return seconds;
 }
