@@ -14,7 +14,7 @@
 
 namespace mnemosyne {
 
-// On a CPU tensors of its own; on another device a row of the model's table.
+// Where sessions are stepped alone, as on a CPU, tensors of its own; where many are at once, a row of the model's table.
 class SessionState {
  public:
   explicit SessionState(BatchState state) : state_(std::move(state)) {}
@@ -24,7 +24,7 @@ class SessionState {
   // N = 1, no open chunk, no open segment. Hold this state for as long as you hold its tensors.
   BatchState batch() const { return row_ != nullptr ? table_->Gather({row_}) : state_; }
   BatchState on_host() const { return row_ != nullptr ? table_->Bring(*row_, at::kCPU) : state_; }
-  const StateTable::RowPtr& row() const { return row_; }  // null on a CPU
+  const StateTable::RowPtr& row() const { return row_; }  // null: it has tensors of its own
   int64_t offset() const { return row_ != nullptr ? row_->offset() : state_.offsets[0]; }
 
  private:
