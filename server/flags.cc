@@ -139,7 +139,7 @@ std::vector<Flag> FlagsInto(ServerFlags* out) {
             &engine.workers),
       Count("batch_sessions", "0",
             "Sessions whose blocks a worker steps at once. 0: 1 on a CPU, which gains nothing by more, 32 on another "
-            "device.",
+            "device. On a CPU a model with mac blocks always steps 1.",
             0, 1024, &engine.batch_sessions),
       Bytes("max_resident_bytes", "1GiB", "Memory for the states of sessions; the least used are evicted.", 1,
             &engine.max_resident_bytes),

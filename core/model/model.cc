@@ -132,7 +132,8 @@ class TitansModel final : public Model {
         device_(device),
         titans_(config_, parameters, weight_type) {
     const BatchState initial = titans_.InitialState(1);
-    if (batch_sessions > 1) {
+    // A BLAS of a CPU gives a row other bits beside others: there sessions are stepped alone whatever was asked for.
+    if (batch_sessions > 1 && (!device_.is_cpu() || titans_.StepsInPlace())) {
       table_ = std::make_shared<StateTable>(initial);
       initial_ = Tabled(initial);
       stepper_.emplace(titans_, table_, initial_->row(), batch_sessions);

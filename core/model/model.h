@@ -58,7 +58,8 @@ class Model {
     // fingerprint: their states are not each other's.
     std::string weights = "float32";
     // Sessions that StepBlocks steps at once. 0: one on a CPU, which shares nothing between them; 32 on other devices,
-    // where a batch always has that size: what is missing is filled up.
+    // where a batch always has that size: what is missing is filled up. On a CPU a model with mac blocks, for which a
+    // BLAS computes, steps one whatever is asked for.
     int64_t batch_sessions = 0;
   };
   // NOT_FOUND for a missing folder or file, INVALID_ARGUMENT or DATA_LOSS for a broken one; the message names it.

@@ -71,6 +71,9 @@ class Titans {
   // tokens [N, T], int64, in [0, V). Any T >= 1.
   Output Forward(const at::Tensor& tokens, BatchState* state, Logits logits) const;
 
+  // Whether kernels of a CPU compute all of it: no block is mac. Then no bit depends on the rows beside it.
+  bool StepsInPlace() const;
+
   // Makes the state of one session one that is stepped in place, where the kernels of a CPU compute and no block is
   // mac: it must not be copied any more, and only Forward and ForwardTogether take it.
   void Hold(BatchState* state) const;
@@ -89,7 +92,6 @@ class Titans {
 
  private:
   struct Block;
-  bool StepsInPlace() const;
 
   const ModelConfig config_;
   std::vector<std::unique_ptr<Block>> blocks_;

@@ -102,6 +102,16 @@ TEST_F(ModelTest, SessionsThatShareATableHaveTheBitsTheyHaveAlone) {
   }
 }
 
+// The BLAS gives a row other bits in a taller product, so a companion would leak in.
+TEST_F(ModelTest, AModelThatABlasComputesForIsSteppedAloneOnACpu) {
+  ModelConfig config = SmallConfig();
+  config.blocks.push_back(BlockKind::kMac);
+  WriteRandomModel(folder_.path(), config, 5);
+  const auto model = Model::Load(folder_.path(), {.batch_sessions = 5});
+  ASSERT_OK(model);
+  EXPECT_EQ((*model)->batch_sessions(), 1);
+}
+
 TEST_F(ModelTest, ASessionOfABatchThatIsNotFiniteIsRefusedAlone) {
   // With a key that nobody else has, a step of that size leaves the numbers there are.
   ModelConfig config = SmallConfig();
