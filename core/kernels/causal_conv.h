@@ -1,4 +1,4 @@
-// The memory's depthwise causal convolution as one pass over floats, for what needs no gradient (kernels of LibTorch
+// The memory's depthwise causal convolution as one pass over floats, and its derivative (kernels of LibTorch
 // want channels first: three copies around a product that is smaller than any of them).
 #pragma once
 
@@ -17,5 +17,17 @@ struct CausalConvInput {
 // out[h, t, i] = bias[c] + sum over k of taps[k, c] * history[t + k, c], c = h * width + i: [C / width, T, width].
 // Rounds the same whatever T is; uses the widest vectors that the CPU has. C is a multiple of width.
 void CausalConv(const CausalConvInput& in, int64_t tokens, int64_t channels, int64_t k, int64_t width, float* out);
+
+// Derivatives of a loss, in the order of what they are by and with its strides.
+struct CausalConvGradients {
+  float* history;  // set
+  float* taps;     // added to
+  float* bias;     // added to
+};
+
+// From the loss's derivatives by `out`, as CausalConv lays it out, those by its inputs. std::bad_alloc when there is no
+// room for a copy of 64 channels.
+void CausalConvBackward(const CausalConvInput& in, const float* out, int64_t tokens, int64_t channels, int64_t k,
+                        int64_t width, const CausalConvGradients& gradients);
 
 }  // namespace mnemosyne

@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "core/model/convolution.h"
 #include "core/model/cpu_memory.h"
 #include "core/model/tensor_ops.h"
 
@@ -45,19 +46,6 @@ Tensor Append(const Tensor& before, const Tensor& more, int64_t dim) {
 std::vector<Tensor> Split(const Tensor& tensor, at::IntArrayRef sizes) {
   if (!tensor.defined()) return std::vector<Tensor>(sizes.size());
   return tensor.split_with_sizes(sizes, 1);
-}
-
-// history [N, K - 1 + T, c H d] -> silu of its depthwise convolution, [c, N H, T, d].
-Tensor Convolved(const Tensor& history, const Tensor& weight, const Tensor& bias, const MemoryConfig& config) {
-  const Tensor convolved = at::conv1d(history.transpose(1, 2), weight.unsqueeze(1), bias, at::IntArrayRef({1}),
-                                      at::IntArrayRef({0}), at::IntArrayRef({1}), /*groups=*/weight.size(0))
-                               .transpose(1, 2)
-                               .contiguous();  // [N, T, c H d]
-  const int64_t sessions = convolved.size(0), tokens = convolved.size(1), kinds = weight.size(0) / config.inner();
-  return at::silu(convolved)
-      .view({sessions, tokens, kinds, config.heads, config.head_dim})
-      .permute({2, 0, 3, 1, 4})
-      .reshape({kinds, sessions * config.heads, tokens, config.head_dim});
 }
 
 }  // namespace
@@ -213,7 +201,8 @@ NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, absl::Span<MemorySta
     // A copy: a view would keep all of the history in memory for as long as the state lives.
     state->conv_tail = history.narrow(1, tokens, config_.conv - 1).clone(at::MemoryFormat::Contiguous);
   }
-  const Tensor split = Convolved(history, parameters_.conv_weight, parameters_.conv_bias, config_);  // [3, G, T, d]
+  const Tensor split = at::silu(
+      CausalConvolution(history, parameters_.conv_weight, parameters_.conv_bias, heads, width));  // [3, G, T, d]
   const Tensor query_key = L2Normalize(split.narrow(0, 0, 2));
 
   const Tensor gates = (projected[2] + parameters_.gates_bias)
@@ -280,9 +269,9 @@ NeuralMemory::Output NeuralMemory::Forward(const Tensor& x, absl::Span<MemorySta
 
 Tensor NeuralMemory::Projected(const Tensor& x, int64_t which) const {
   const int64_t inner = config_.inner(), from = which * inner, tokens = x.size(1) - config_.conv + 1;
-  return Convolved(Linear(x, parameters_.in_weight.narrow(0, from, inner)),
-                   parameters_.conv_weight.narrow(0, from, inner), parameters_.conv_bias.narrow(0, from, inner),
-                   config_)
+  return at::silu(CausalConvolution(Linear(x, parameters_.in_weight.narrow(0, from, inner)),
+                                    parameters_.conv_weight.narrow(0, from, inner),
+                                    parameters_.conv_bias.narrow(0, from, inner), config_.heads, config_.head_dim))
       .view({x.size(0), config_.heads, tokens, config_.head_dim});
 }
 

@@ -47,5 +47,46 @@ TEST_F(CausalConvTest, AgreesWithItsDefinition) {
   });
 }
 
+// A sum is linear in each of its inputs: its derivative in a direction is its value there, to rounding.
+TEST_F(CausalConvTest, BackwardIsItsDerivative) {
+  OnEveryTarget([&] {
+    for (int round = 0; round < 60; ++round) {
+      const int64_t width = 1 + Below(200), heads = 1 + Below(4), channels = width * heads,
+                    stride = channels + Below(9), taps_stride = channels + Below(9);
+      const int64_t k = 1 + Below(33), tokens = 1 + Below(70), rows = k - 1 + tokens;
+      const std::vector<float> history = Drawn(rows * stride), taps = Drawn(k * taps_stride), bias = Drawn(channels),
+                               by_out = Drawn(channels * tokens), before = Drawn(k * taps_stride),
+                               bias_before = Drawn(channels);
+      std::vector<float> by_history(rows * stride, 7.0f), by_taps = before, by_bias = bias_before;
+      CausalConvBackward({history.data(), taps.data(), bias.data(), stride, taps_stride}, by_out.data(), tokens,
+                         channels, k, width, {by_history.data(), by_taps.data(), by_bias.data()});
+      const auto by = [&](int64_t t, int64_t c) { return by_out[(c / width * tokens + t) * width + c % width]; };
+      const auto check = [&](float got, double expected, int64_t terms) {
+        ASSERT_NEAR(got, expected, 1e-5 * terms * (1 + std::abs(expected)))
+            << "width " << width << " heads " << heads << " k " << k << " tokens " << tokens;
+      };
+      for (int64_t c = 0; c < channels; ++c) {
+        std::vector<double> of_history(rows, 0.0), of_taps(k, 0.0);
+        double of_bias = bias_before[c];
+        for (int64_t t = 0; t < tokens; ++t) {
+          for (int64_t j = 0; j < k; ++j) {
+            of_history[t + j] += static_cast<double>(taps[j * taps_stride + c]) * by(t, c);
+            of_taps[j] += static_cast<double>(history[(t + j) * stride + c]) * by(t, c);
+          }
+          of_bias += by(t, c);
+        }
+        for (int64_t s = 0; s < rows; ++s) check(by_history[s * stride + c], of_history[s], k);
+        for (int64_t j = 0; j < k; ++j) {
+          check(by_taps[j * taps_stride + c], of_taps[j] + before[j * taps_stride + c], tokens);
+        }
+        check(by_bias[c], of_bias, tokens);
+      }
+      for (int64_t s = 0; s < rows; ++s) {  // nothing beside the channels
+        for (int64_t c = channels; c < stride; ++c) ASSERT_EQ(by_history[s * stride + c], 7.0f);
+      }
+    }
+  });
+}
+
 }  // namespace
 }  // namespace mnemosyne

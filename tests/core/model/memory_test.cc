@@ -2,6 +2,7 @@
 // precision; and its derivatives against finite differences.
 #include "core/model/memory.h"
 
+#include "core/model/convolution.h"
 #include "core/model/tensor_ops.h"
 #include "tests/core/model/model_fixture.h"
 
@@ -189,6 +190,33 @@ TEST(NeuralMemory, DerivativesAreThoseOfFiniteDifferences) {
               << "depth " << depth << " chunk " << chunk;
         }
       }
+    }
+  }
+}
+
+// The kernels' convolution and its derivative, against LibTorch's in double.
+TEST(NeuralMemory, ConvolutionInFloatAgreesWithDouble) {
+  const uint64_t seed = TestSeed();
+  std::mt19937_64 random(seed);
+  at::manual_seed(seed);
+  for (int round = 0; round < 20; ++round) {
+    const int64_t sessions = 1 + random() % 3, tokens = 1 + random() % 90, kinds = 1 + random() % 3,
+                  heads = 1 + random() % 3, width = 1 + random() % 70, taps = 1 + random() % 33,
+                  channels = kinds * heads * width;
+    const Tensor history = at::randn({sessions, taps - 1 + tokens, channels}, at::kDouble),
+                 weight = at::randn({channels, taps}, at::kDouble), bias = at::randn({channels}, at::kDouble),
+                 by_out = at::randn({kinds, sessions * heads, tokens, width}, at::kDouble);
+    const auto run = [&](at::ScalarType type) {
+      std::vector<Tensor> leaves;
+      for (const Tensor& one : {history, weight, bias}) leaves.push_back(one.to(type).detach().requires_grad_(true));
+      const Tensor out = CausalConvolution(leaves[0], leaves[1], leaves[2], heads, width);
+      (out * by_out.to(type)).sum().backward();
+      return std::vector<Tensor>{out.detach(), leaves[0].grad(), leaves[1].grad(), leaves[2].grad()};
+    };
+    const std::vector<Tensor> got = run(at::kFloat), expected = run(at::kDouble);
+    for (size_t i = 0; i < got.size(); ++i) {
+      EXPECT_EQ(got[i].sizes(), expected[i].sizes());
+      EXPECT_LE(RelativeError(got[i].to(at::kDouble), expected[i]), 1e-5) << "of " << i << ", taps " << taps;
     }
   }
 }
