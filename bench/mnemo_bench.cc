@@ -48,7 +48,8 @@ ABSL_FLAG(uint64_t, seed, 1, "which needles, depths and places of the haystack")
 ABSL_FLAG(std::string, model, "", "the model; empty: the server's default");
 ABSL_FLAG(std::vector<std::string>, models, std::vector<std::string>({"models/recall"}),
           "engine: model folders; service: its first");
-ABSL_FLAG(std::string, weights, "float32", "engine: what the models' weights are kept as: float32 or bfloat16");
+ABSL_FLAG(std::string, weights, "float32",
+          "engine: what the models' weights are kept as: float32, bfloat16 or bfloat16_products");
 ABSL_FLAG(bool, kinds, true, "engine: also models of every kind, width 256 and 512, with weights drawn at random");
 ABSL_FLAG(int, repeats, 9, "engine, service: of each measurement; medians are told");
 ABSL_FLAG(std::vector<std::string>, parts,

@@ -127,11 +127,14 @@ std::vector<Flag> FlagsInto(ServerFlags* out) {
        }},
       Text("device", "cpu", "Device that the models run on: cpu, cuda or cuda:N.", &engine.device),
       {"weights", "float32",
-       "What the models' weights are kept as: float32, or bfloat16, which a CPU reads in half the bytes. To sessions "
-       "another is another model.",
+       "What the models' weights are kept as: float32; bfloat16, which a CPU reads in half the bytes; or "
+       "bfloat16_products, which also rounds what they are multiplied by, on a CPU with AMX. To sessions another is "
+       "another model.",
        false,
        [&engine](absl::string_view text) -> absl::Status {
-         if (text != "float32" && text != "bfloat16") return Bad("float32 or bfloat16");
+         if (text != "float32" && text != "bfloat16" && text != "bfloat16_products") {
+           return Bad("float32, bfloat16 or bfloat16_products");
+         }
          engine.weights = std::string(text);
          return absl::OkStatus();
        }},

@@ -279,7 +279,7 @@ class Engine {
     std::string data_path = "data";
     std::vector<ModelSource> models;                // the first is the default
     std::string device = "cpu";                     // a LibTorch device
-    std::string weights = "float32";                // or "bfloat16": other models to a data folder
+    std::string weights = "float32";                // or "bfloat16", "bfloat16_products": other models
     int workers = 0;                                // 0: as many as cores on a CPU, 1 on another device
     int64_t batch_sessions = 0;                     // stepped together; 0: 1 on a CPU, 32 on another device
     int64_t max_resident_bytes = int64_t{1} << 30;  // of session states

@@ -1,7 +1,11 @@
 #include "core/kernels/product.h"
 
+#include <cassert>
 #include <cstring>
 #include <new>
+
+#include "core/kernels/bfloat16.h"
+#include "core/kernels/tile_product.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/kernels/product.cc"
@@ -40,19 +44,17 @@ HWY_EXPORT(MultiplyPacked);
 
 namespace {
 
-hwy::bfloat16_t ToNearest(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  hwy::bfloat16_t narrow;
-  narrow.bits = static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);  // weights are finite
-  return narrow;
+template <typename Value>
+hwy::AlignedFreeUniquePtr<Value[]> Allocated(int64_t count) {
+  auto values = hwy::AllocateAligned<Value>(count);
+  if (values == nullptr) throw std::bad_alloc();
+  return values;
 }
 
 template <typename Value, typename Convert>
 hwy::AlignedFreeUniquePtr<Value[]> Panels(const float* values, int64_t outputs, int64_t inputs,
                                           const Convert& convert) {
-  auto panels = hwy::AllocateAligned<Value>(RoundUpToPanel(outputs) * inputs);
-  if (panels == nullptr) throw std::bad_alloc();
+  auto panels = Allocated<Value>(RoundUpToPanel(outputs) * inputs);
   std::memset(static_cast<void*>(panels.get()), 0, RoundUpToPanel(outputs) * inputs * sizeof(Value));
   for (int64_t o = 0; o < outputs; ++o) {
     Value* const to = panels.get() + o / kPanelColumns * inputs * kPanelColumns + o % kPanelColumns;
@@ -65,14 +67,22 @@ hwy::AlignedFreeUniquePtr<Value[]> Panels(const float* values, int64_t outputs, 
 
 PackedMatrix::PackedMatrix(const float* values, int64_t outputs, int64_t inputs, WeightType type)
     : outputs_(outputs), inputs_(inputs), type_(type) {
-  if (type == WeightType::kBFloat16) {
-    narrow_panels_ = Panels<hwy::bfloat16_t>(values, outputs, inputs, ToNearest);
+  if (type == WeightType::kBFloat16Products) {
+    assert(HasTiles());
+    narrow_panels_ = Allocated<hwy::bfloat16_t>(TiledValues(outputs, inputs));
+    PackTiles(values, outputs, inputs, narrow_panels_.get());
+  } else if (type == WeightType::kBFloat16) {
+    narrow_panels_ = Panels<hwy::bfloat16_t>(values, outputs, inputs, ToBFloat16);
   } else {
     panels_ = Panels<float>(values, outputs, inputs, [](float value) { return value; });
   }
 }
 
 void Multiply(const float* x, int64_t x_stride, const PackedMatrix& weight, int64_t rows, float* y, int64_t y_stride) {
+  if (weight.type() == WeightType::kBFloat16Products) {
+    MultiplyByTiles(x, x_stride, weight.tiles(), weight.outputs(), weight.inputs(), rows, y, y_stride);
+    return;
+  }
   HWY_DYNAMIC_DISPATCH(MultiplyPacked)(x, x_stride, weight, rows, y, y_stride);
 }
 

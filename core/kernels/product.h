@@ -27,7 +27,7 @@ constexpr int64_t RoundUpToPanel(int64_t columns) {
 constexpr int64_t PaddedStride(int64_t columns) { return RoundUpToPanel(columns) + 16; }
 
 // A weight [outputs, inputs] in panels of kPanelColumns outputs, each [inputs, kPanelColumns], the last one filled up
-// with zeros.
+// with zeros; or in the order of tile_product.h. kBFloat16Products needs HasTiles().
 class PackedMatrix {
  public:
   PackedMatrix(const float* values, int64_t outputs, int64_t inputs, WeightType type = WeightType::kFloat32);
@@ -35,11 +35,12 @@ class PackedMatrix {
   int64_t outputs() const { return outputs_; }
   int64_t inputs() const { return inputs_; }
   WeightType type() const { return type_; }
-  // Of the matrix's type: one of them.
+  // Of the matrix's type, one of these.
   const float* panel(int64_t index) const { return panels_.get() + index * inputs_ * kPanelColumns; }
   const hwy::bfloat16_t* narrow_panel(int64_t index) const {
     return narrow_panels_.get() + index * inputs_ * kPanelColumns;
   }
+  const hwy::bfloat16_t* tiles() const { return narrow_panels_.get(); }
 
  private:
   int64_t outputs_ = 0, inputs_ = 0;

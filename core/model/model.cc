@@ -13,6 +13,7 @@
 #include "core/base/checksum.h"
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
+#include "core/kernels/tile_product.h"
 #include "core/model/batch_stepper.h"
 #include "core/model/parameters.h"
 #include "core/model/session_state.h"
@@ -296,6 +297,25 @@ class TitansModel final : public Model {
   int64_t state_bytes_ = 0;
 };
 
+absl::StatusOr<WeightType> WeightTypeOf(const Model::Options& options) {
+  const std::string& name = options.weights;
+  if (name == "float32") return WeightType::kFloat32;
+  if (name != "bfloat16" && name != "bfloat16_products") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("weights are float32, bfloat16 or bfloat16_products, not '", name, "'"));
+  }
+  if (options.device != "cpu") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("weights of ", name, " are for the device cpu, not ", options.device));
+  }
+  if (name == "bfloat16") return WeightType::kBFloat16;
+  if (!HasTiles()) {
+    return absl::FailedPreconditionError(
+        "weights of bfloat16_products need a CPU with AMX, and a system that allows it; bfloat16 needs neither");
+  }
+  return WeightType::kBFloat16Products;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& folder, const Options& options) {
@@ -322,14 +342,8 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& folder, co
     absl::StrAppend(&identity, "\ntokenizer ", Fingerprint(file));
   }
 
-  const bool is_narrow = options.weights == "bfloat16";
-  if (!is_narrow && options.weights != "float32") {
-    return absl::InvalidArgumentError(absl::StrCat("weights are float32 or bfloat16, not '", options.weights, "'"));
-  }
-  if (is_narrow && options.device != "cpu") {
-    return absl::InvalidArgumentError(absl::StrCat("weights of bfloat16 are for the device cpu, not ", options.device));
-  }
-  if (is_narrow) absl::StrAppend(&identity, "\nbfloat16");
+  ASSIGN_OR_RETURN(const WeightType weight_type, WeightTypeOf(options));
+  if (weight_type != WeightType::kFloat32) absl::StrAppend(&identity, "\n", options.weights);
 
   const int64_t batch_sessions = options.batch_sessions > 0 ? options.batch_sessions : options.device == "cpu" ? 1 : 32;
   std::unique_ptr<Model> model;
@@ -340,9 +354,8 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& folder, co
     for (NamedTensor& one : *loaded) {
       parameters[one.name] = at::tensor(one.values, at::kFloat).view(one.shape).to(device);
     }
-    model =
-        std::make_unique<TitansModel>(*std::move(config), std::move(tokenizer), Fingerprint(identity), parameters,
-                                      device, is_narrow ? WeightType::kBFloat16 : WeightType::kFloat32, batch_sessions);
+    model = std::make_unique<TitansModel>(*std::move(config), std::move(tokenizer), Fingerprint(identity), parameters,
+                                          device, weight_type, batch_sessions);
     return absl::OkStatus();
   }));
   return model;

@@ -54,8 +54,9 @@ class Model {
  public:
   struct Options {
     std::string device = "cpu";  // a LibTorch device string
-    // What the weights are kept as: "float32", or "bfloat16", on a CPU only. With another it is another model, by its
-    // fingerprint: their states are not each other's.
+    // What the weights are kept as: "float32"; on a CPU also "bfloat16", or "bfloat16_products", which rounds what they
+    // are multiplied by, too, and needs a CPU with AMX. With another it is another model, by its fingerprint: their
+    // states are not each other's.
     std::string weights = "float32";
     // Sessions that StepBlocks steps at once. 0: one on a CPU, which shares nothing between them; 32 on other devices,
     // where a batch always has that size: what is missing is filled up. On a CPU a model with mac blocks, for which a
@@ -63,7 +64,7 @@ class Model {
     int64_t batch_sessions = 0;
   };
   // NOT_FOUND for a missing folder or file, INVALID_ARGUMENT or DATA_LOSS for a broken one; the message names it.
-  // INVALID_ARGUMENT for weights that there are not.
+  // INVALID_ARGUMENT for weights that there are not, FAILED_PRECONDITION for those that this CPU has no products for.
   static absl::StatusOr<std::unique_ptr<Model>> Load(const std::string& folder, const Options& options);
   virtual ~Model() = default;
 

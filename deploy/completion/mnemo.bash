@@ -30,7 +30,7 @@ _mnemosyne() {
       --wait) values='accepted durable memorized' ;;
       --log_format) values='text json' ;;
       --device) values='cpu cuda' ;;
-      --weights) values='float32 bfloat16' ;;
+      --weights) values='float32 bfloat16 bfloat16_products' ;;
       --sync_writes | --allow_insecure) values='true false' ;;
     esac
     if [[ -n $values ]]; then

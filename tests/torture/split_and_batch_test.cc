@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "core/kernels/tile_product.h"
 #include "tests/core/engine/engine_fixture.h"
 #include "tests/torture/torture.h"
 
@@ -142,6 +143,8 @@ class SplitAndBatch : public EngineTest {
   void MakeModels(Random& random) {
     sources_.clear();
     configs_.clear();
+    const std::vector<std::string> weights = {"float32", "float32", "bfloat16", "bfloat16_products"};
+    weights_ = weights[random() % (HasTiles() ? 4 : 3)];
     for (const TokenizerKind kind : {TokenizerKind::kBytes, TokenizerKind::kNone, TokenizerKind::kSentencePiece}) {
       if (!sources_.empty() && random() % 3 == 0) continue;
       if (kind == TokenizerKind::kSentencePiece && !kHasSentencePiece) continue;
@@ -179,6 +182,7 @@ class SplitAndBatch : public EngineTest {
   Engine::Options CaseOptions(const std::string& data) const {
     Engine::Options options = Options(data);
     options.models = sources_;
+    options.weights = weights_;
     options.sync_writes = false;  // the process lives on: what the system has is durable enough
     return options;
   }
@@ -384,6 +388,7 @@ class SplitAndBatch : public EngineTest {
 
   static TempFolder* pieces_;  // a SentencePiece model
   std::vector<Engine::ModelSource> sources_;
+  std::string weights_;
   std::vector<ModelConfig> configs_;  // of the sources
   Totals totals_;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/kernels/tile_product.h"
 #include "tests/core/kernels/kernel_fixture.h"
 
 namespace mnemosyne {
@@ -18,18 +19,33 @@ float NearestBFloat16(float value) {
   return std::nearbyint(value / step) * step;  // to even between two
 }
 
+// Those that this machine can compute with.
+std::vector<WeightType> Types() {
+  std::vector<WeightType> types = {WeightType::kFloat32, WeightType::kBFloat16};
+  if (HasTiles()) {
+    types.push_back(WeightType::kBFloat16Products);
+  } else {
+    std::printf("no tiles here: products of bfloat16 are not tested\n");
+  }
+  return types;
+}
+
 TEST_F(ProductTest, AgreesWithItsDefinitionInDouble) {
+  const std::vector<WeightType> types = Types();
   OnEveryTarget([&] {
     for (int round = 0; round < 200; ++round) {
       const int64_t rows = 1 + Below(40), inputs = 1 + Below(150), outputs = 1 + Below(150);
       const int64_t x_stride = inputs + Below(5), y_stride = outputs + Below(5);
-      const std::vector<float> x = Drawn(rows * x_stride);
-      std::vector<float> weight = Drawn(outputs * inputs);
-      const WeightType type = round % 3 == 0 ? WeightType::kBFloat16 : WeightType::kFloat32;
+      std::vector<float> x = Drawn(rows * x_stride), weight = Drawn(outputs * inputs);
+      const WeightType type = types[round % types.size()];
       const PackedMatrix packed(weight.data(), outputs, inputs, type);
-      if (type == WeightType::kBFloat16) std::transform(weight.begin(), weight.end(), weight.begin(), NearestBFloat16);
       std::vector<float> y(rows * y_stride, 7.0f);
       Multiply(x.data(), x_stride, packed, rows, y.data(), y_stride);
+      const auto round_all = [](std::vector<float>& values) {
+        std::transform(values.begin(), values.end(), values.begin(), NearestBFloat16);
+      };
+      if (type != WeightType::kFloat32) round_all(weight);
+      if (type == WeightType::kBFloat16Products) round_all(x);
       for (int64_t r = 0; r < rows; ++r) {
         for (int64_t o = 0; o < outputs; ++o) {
           double sum = 0;
@@ -44,12 +60,12 @@ TEST_F(ProductTest, AgreesWithItsDefinitionInDouble) {
 }
 
 TEST_F(ProductTest, ARowHasTheSameBitsAmongAnyOthers) {
+  const std::vector<WeightType> types = Types();
   OnEveryTarget([&] {
     for (int round = 0; round < 50; ++round) {
       const int64_t rows = 2 + Below(130), inputs = 1 + Below(300), outputs = 1 + Below(200);
       const std::vector<float> x = Drawn(rows * inputs), weight = Drawn(outputs * inputs);
-      const PackedMatrix packed(weight.data(), outputs, inputs,
-                                round % 2 == 0 ? WeightType::kFloat32 : WeightType::kBFloat16);
+      const PackedMatrix packed(weight.data(), outputs, inputs, types[round % types.size()]);
       std::vector<float> together(rows * outputs), alone(outputs);
       Multiply(x.data(), inputs, packed, rows, together.data(), outputs);
       for (int64_t r = 0; r < rows; ++r) {

@@ -2,8 +2,10 @@
 #include "core/model/model.h"
 
 #include <cstring>
+#include <set>
 
 #include "core/base/utf8.h"
+#include "core/kernels/tile_product.h"
 #include "core/model/decoder.h"
 #include "tests/core/model/random_model.h"
 #include "tests/status_matchers.h"
@@ -196,20 +198,35 @@ TEST_F(ModelTest, AnotherModelsStateIsRefused) {
 }
 
 TEST_F(ModelTest, WeightsOfBFloat16AreAnotherModelThatAnswersNearly) {
-  const auto narrow = Model::Load(folder_.path(), {.weights = "bfloat16"});
-  ASSERT_OK(narrow);
-  EXPECT_NE((*narrow)->fingerprint(), model_->fingerprint());
+  std::set<std::string> fingerprints = {model_->fingerprint()};
   const auto tokens = RandomTokens(150);
-  const auto exact = model_->NewFork(model_->InitialState()), rounded = (*narrow)->NewFork((*narrow)->InitialState());
+  const auto exact = model_->NewFork(model_->InitialState());
   ASSERT_OK(exact->Feed(tokens));
-  ASSERT_OK(rounded->Feed(tokens));
-  double difference = 0, size = 0;
-  for (size_t i = 0; i < exact->logits().size(); ++i) {
-    difference += std::pow(exact->logits()[i] - rounded->logits()[i], 2);
-    size += std::pow(exact->logits()[i], 2);
+  for (const char* weights : {"bfloat16", "bfloat16_products"}) {
+    const auto narrow = Model::Load(folder_.path(), {.weights = weights});
+    if (weights == std::string("bfloat16_products") && !HasTiles()) {
+      EXPECT_THAT(narrow.status(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("AMX")));
+      continue;
+    }
+    ASSERT_OK(narrow);
+    EXPECT_TRUE(fingerprints.insert((*narrow)->fingerprint()).second) << weights;
+    const auto rounded = (*narrow)->NewFork((*narrow)->InitialState());
+    ASSERT_OK(rounded->Feed(tokens));
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < exact->logits().size(); ++i) {
+      difference += std::pow(exact->logits()[i] - rounded->logits()[i], 2);
+      size += std::pow(exact->logits()[i], 2);
+    }
+    EXPECT_GT(difference, 0) << weights;
+    EXPECT_LT(std::sqrt(difference / size), 0.1) << weights;
+
+    // A token's bits depend neither on those that are read with it nor on its company.
+    const auto one_by_one = (*narrow)->NewFork((*narrow)->InitialState());
+    for (const int32_t token : tokens) ASSERT_OK(one_by_one->Feed({token}));
+    EXPECT_EQ(std::vector<float>(one_by_one->logits().begin(), one_by_one->logits().end()),
+              std::vector<float>(rounded->logits().begin(), rounded->logits().end()))
+        << weights;
   }
-  EXPECT_GT(difference, 0);
-  EXPECT_LT(std::sqrt(difference / size), 0.1);
   EXPECT_THAT(Model::Load(folder_.path(), {.weights = "int3"}).status(),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'int3'")));
   EXPECT_THAT(Model::Load(folder_.path(), {.device = "cuda", .weights = "bfloat16"}).status(),
