@@ -1,7 +1,5 @@
 #include "core/model/session_state.h"
 
-#include <cstring>
-
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/model/state_codec.h"
@@ -30,15 +28,15 @@ absl::StatusOr<BatchState> DecodeSessionState(absl::string_view bytes, absl::str
   const std::vector<StateSlot> slots = StateSlots(&state);
   std::vector<StoredShape> shapes;
   for (const StateSlot& slot : slots) shapes.push_back({slot.name, slot.tensor->sizes().vec()});
-  ASSIGN_OR_RETURN(const StoredState stored, ParseState(bytes, fingerprint, config.block_tokens(), shapes));
-  state.offsets = {stored.offset};
-  for (size_t i = 0; i < slots.size(); ++i) {
-    const absl::string_view values = stored.values[i];
-    at::Tensor& tensor = *slots[i].tensor;
-    at::Tensor host = at::empty(tensor.sizes(), at::TensorOptions().dtype(at::kFloat));
-    if (!values.empty()) std::memcpy(host.data_ptr(), values.data(), values.size());
-    tensor = host.to(tensor.options());
+  std::vector<at::Tensor> host;
+  std::vector<char*> targets;
+  for (const StateSlot& slot : slots) {
+    host.push_back(at::empty(slot.tensor->sizes(), at::TensorOptions().dtype(at::kFloat)));
+    targets.push_back(static_cast<char*>(host.back().data_ptr()));
   }
+  ASSIGN_OR_RETURN(const int64_t offset, ParseState(bytes, fingerprint, config.block_tokens(), shapes, targets));
+  state.offsets = {offset};
+  for (size_t i = 0; i < slots.size(); ++i) *slots[i].tensor = host[i].to(slots[i].tensor->options());
   return state;
 }
 

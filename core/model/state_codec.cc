@@ -1,9 +1,10 @@
 #include "core/model/state_codec.h"
 
+#include <cstring>
+
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/bytes.h"
-#include "core/base/checksum.h"
 #include "core/base/status_macros.h"
 
 namespace mnemosyne {
@@ -13,14 +14,18 @@ constexpr absl::string_view kMagic = "MNSTATE1";
 constexpr uint32_t kVersion = 1;
 constexpr size_t kChecksumBytes = 8;
 
-// The body behind the checksum, up to the offset.
-absl::StatusOr<ByteReader> OpenState(absl::string_view bytes, absl::string_view fingerprint) {
-  if (bytes.size() < kMagic.size() + kChecksumBytes) {
-    return absl::DataLossError(absl::StrCat("state is truncated: ", bytes.size(), " bytes"));
-  }
-  const absl::string_view body = bytes.substr(0, bytes.size() - kChecksumBytes);
-  ASSIGN_OR_RETURN(const uint64_t checksum, ByteReader(bytes.substr(body.size())).U64());
-  if (checksum != Checksum64(body)) return absl::DataLossError("state's checksum does not match its bytes");
+// Values that are summed and copied together: what the one pass has read, the other finds in a core's cache.
+constexpr size_t kPieceBytes = 128 << 10;
+
+struct StoredState {
+  int64_t offset = 0;
+  std::vector<absl::string_view> values;  // of each tensor, inside the bytes that were parsed
+};
+
+absl::Status WrongChecksum() { return absl::DataLossError("state's checksum does not match its bytes"); }
+
+// What stands before the offset.
+absl::StatusOr<ByteReader> OpenState(absl::string_view body, absl::string_view fingerprint) {
   ByteReader in(body);
   ASSIGN_OR_RETURN(const absl::string_view magic, in.Raw(kMagic.size()));
   if (magic != kMagic) return absl::DataLossError("not a state: its first bytes are others");
@@ -56,41 +61,10 @@ absl::StatusOr<absl::string_view> ReadTensor(const StoredShape& shape, ByteReade
   return in.Raw(elements * sizeof(float));
 }
 
-}  // namespace
-
-StateFormatter::StateFormatter(absl::string_view fingerprint, int64_t offset, size_t tensors, size_t bytes) {
-  constexpr size_t kHeaderBytes = 128;  // room for what stands before the values of a tensor, and before all
-  out_.Reserve(bytes + (tensors + 1) * kHeaderBytes);
-  out_.Raw(kMagic);
-  out_.U32(kVersion);
-  out_.Sized(fingerprint);
-  out_.I64(offset);
-  out_.U32(tensors);
-}
-
-void StateFormatter::Add(const StoredTensor& tensor) {
-  out_.Sized(tensor.shape.name);
-  out_.U32(tensor.shape.sizes.size());
-  for (const int64_t size : tensor.shape.sizes) out_.I64(size);
-  out_.Raw(tensor.values);
-}
-
-std::string StateFormatter::Finish() {
-  out_.U64(Checksum64(out_.bytes()));
-  return out_.Take();
-}
-
-std::string FormatState(absl::string_view fingerprint, int64_t offset, absl::Span<const StoredTensor> tensors) {
-  size_t bytes = 0;
-  for (const StoredTensor& one : tensors) bytes += one.values.size();
-  StateFormatter formatter(fingerprint, offset, tensors.size(), bytes);
-  for (const StoredTensor& one : tensors) formatter.Add(one);
-  return formatter.Finish();
-}
-
-absl::StatusOr<StoredState> ParseState(absl::string_view bytes, absl::string_view fingerprint, int64_t block_tokens,
-                                       absl::Span<const StoredShape> shapes) {
-  ASSIGN_OR_RETURN(ByteReader in, OpenState(bytes, fingerprint));
+// Finds its parts in a body that may be damaged: no value is looked at.
+absl::StatusOr<StoredState> Find(absl::string_view body, absl::string_view fingerprint, int64_t block_tokens,
+                                 absl::Span<const StoredShape> shapes) {
+  ASSIGN_OR_RETURN(ByteReader in, OpenState(body, fingerprint));
   StoredState state;
   ASSIGN_OR_RETURN(state.offset, in.I64());
   if (state.offset < 0 || state.offset % block_tokens != 0) {
@@ -105,6 +79,76 @@ absl::StatusOr<StoredState> ParseState(absl::string_view bytes, absl::string_vie
   }
   RETURN_IF_ERROR(in.ExpectEnd());
   return state;
+}
+
+}  // namespace
+
+StateFormatter::StateFormatter(absl::string_view fingerprint, int64_t offset, size_t tensors, size_t bytes) {
+  constexpr size_t kHeaderBytes = 128;  // room for what stands before the values of a tensor, and before all
+  out_.Reserve(bytes + (tensors + 1) * kHeaderBytes);
+  out_.Raw(kMagic);
+  out_.U32(kVersion);
+  out_.Sized(fingerprint);
+  out_.I64(offset);
+  out_.U32(tensors);
+}
+
+void StateFormatter::Sum() {
+  checksum_.Add(absl::string_view(out_.bytes()).substr(summed_));
+  summed_ = out_.bytes().size();
+}
+
+void StateFormatter::Add(const StoredTensor& tensor) {
+  out_.Sized(tensor.shape.name);
+  out_.U32(tensor.shape.sizes.size());
+  for (const int64_t size : tensor.shape.sizes) out_.I64(size);
+  for (size_t at = 0; at < tensor.values.size(); at += kPieceBytes) {
+    out_.Raw(tensor.values.substr(at, kPieceBytes));
+    Sum();
+  }
+}
+
+std::string StateFormatter::Finish() {
+  Sum();
+  out_.U64(checksum_.Value());
+  return out_.Take();
+}
+
+std::string FormatState(absl::string_view fingerprint, int64_t offset, absl::Span<const StoredTensor> tensors) {
+  size_t bytes = 0;
+  for (const StoredTensor& one : tensors) bytes += one.values.size();
+  StateFormatter formatter(fingerprint, offset, tensors.size(), bytes);
+  for (const StoredTensor& one : tensors) formatter.Add(one);
+  return formatter.Finish();
+}
+
+absl::StatusOr<int64_t> ParseState(absl::string_view bytes, absl::string_view fingerprint, int64_t block_tokens,
+                                   absl::Span<const StoredShape> shapes, absl::Span<char* const> targets) {
+  if (bytes.size() < kMagic.size() + kChecksumBytes) {
+    return absl::DataLossError(absl::StrCat("state is truncated: ", bytes.size(), " bytes"));
+  }
+  const absl::string_view body = bytes.substr(0, bytes.size() - kChecksumBytes);
+  ASSIGN_OR_RETURN(const uint64_t checksum, ByteReader(bytes.substr(body.size())).U64());
+  const absl::StatusOr<StoredState> state = Find(body, fingerprint, block_tokens, shapes);
+  if (!state.ok()) return checksum == Checksum64(body) ? state.status() : WrongChecksum();
+
+  RunningChecksum64 running;
+  const char* summed = body.data();
+  const auto sum_to = [&](const char* end) {
+    running.Add({summed, static_cast<size_t>(end - summed)});
+    summed = end;
+  };
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    const absl::string_view values = state->values[i];
+    for (size_t at = 0; at < values.size(); at += kPieceBytes) {
+      const absl::string_view piece = values.substr(at, kPieceBytes);
+      sum_to(piece.data() + piece.size());
+      std::memcpy(targets[i] + at, piece.data(), piece.size());
+    }
+  }
+  sum_to(body.data() + body.size());
+  if (checksum != running.Value()) return WrongChecksum();
+  return state->offset;
 }
 
 }  // namespace mnemosyne

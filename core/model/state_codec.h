@@ -1,7 +1,7 @@
 // A state's bytes (docs/formats/state.md), whatever holds its tensors: no LibTorch here.
 //
 //   std::string bytes = FormatState(fingerprint, 128, {{{"blocks.0.memory.M.0", {2, 4, 4}}, values}});
-//   ASSIGN_OR_RETURN(StoredState state, ParseState(bytes, fingerprint, 64, {{"blocks.0.memory.M.0", {2, 4, 4}}}));
+//   ASSIGN_OR_RETURN(int64_t offset, ParseState(bytes, fingerprint, 64, {{"blocks.0.memory.M.0", {2, 4, 4}}}, {to}));
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "core/base/bytes.h"
+#include "core/base/checksum.h"
 
 namespace mnemosyne {
 
@@ -25,11 +26,6 @@ struct StoredTensor {
   absl::string_view values;  // float32, row-major; may be unaligned
 };
 
-struct StoredState {
-  int64_t offset = 0;
-  std::vector<absl::string_view> values;  // of each tensor, inside the bytes that were parsed
-};
-
 std::string FormatState(absl::string_view fingerprint, int64_t offset, absl::Span<const StoredTensor> tensors);
 
 // The same, a tensor after another: each is copied when it is added.
@@ -41,12 +37,17 @@ class StateFormatter {
   std::string Finish();
 
  private:
+  void Sum();  // adds what was written since to the checksum, as long as it is in a core's cache
+
   ByteWriter out_;
+  RunningChecksum64 checksum_;
+  size_t summed_ = 0;
 };
 
-// The tensors must be those of `shapes`, in their order. DATA_LOSS says what is wrong; FAILED_PRECONDITION: of another
-// fingerprint or version.
-absl::StatusOr<StoredState> ParseState(absl::string_view bytes, absl::string_view fingerprint, int64_t block_tokens,
-                                       absl::Span<const StoredShape> shapes);
+// The tensors must be those of `shapes`, in their order: the values of each are copied to its place in `targets`, which
+// has room for them. Returns the offset. DATA_LOSS says what is wrong; FAILED_PRECONDITION: of another fingerprint or
+// version. After an error the targets hold anything.
+absl::StatusOr<int64_t> ParseState(absl::string_view bytes, absl::string_view fingerprint, int64_t block_tokens,
+                                   absl::Span<const StoredShape> shapes, absl::Span<char* const> targets);
 
 }  // namespace mnemosyne

@@ -30,17 +30,24 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   bytes.Raw({reinterpret_cast<const char*>(data) + 1, size - 1});
   if (data[0] & 1) bytes.U64(Checksum64(bytes.bytes()));
 
-  const auto state = ParseState(bytes.bytes(), kFingerprint, kBlockTokens, Shapes());
-  if (!state.ok()) {
-    RequireError(state.status(), {absl::StatusCode::kDataLoss, absl::StatusCode::kFailedPrecondition});
+  std::vector<std::string> values;
+  std::vector<char*> targets;
+  for (const StoredShape& shape : Shapes()) {
+    size_t bytes_of = sizeof(float);
+    for (const int64_t one : shape.sizes) bytes_of *= one;
+    values.emplace_back(bytes_of, '\0');
+  }
+  for (std::string& one : values) targets.push_back(one.data());
+  const auto offset = ParseState(bytes.bytes(), kFingerprint, kBlockTokens, Shapes(), targets);
+  if (!offset.ok()) {
+    RequireError(offset.status(), {absl::StatusCode::kDataLoss, absl::StatusCode::kFailedPrecondition});
     return 0;
   }
-  Require(state->offset >= 0 && state->offset % kBlockTokens == 0, "a state is at a block boundary");
-  Require(state->values.size() == Shapes().size(), "a state has every tensor");
+  Require(*offset >= 0 && *offset % kBlockTokens == 0, "a state is at a block boundary");
   std::vector<StoredTensor> tensors;
-  for (size_t i = 0; i < Shapes().size(); ++i) tensors.push_back({Shapes()[i], state->values[i]});
-  Require(FormatState(kFingerprint, state->offset, tensors) == bytes.bytes(), "a state has one encoding");
-  Require(!ParseState(bytes.bytes(), "another", kBlockTokens, Shapes()).ok(), "a state belongs to its model");
+  for (size_t i = 0; i < Shapes().size(); ++i) tensors.push_back({Shapes()[i], values[i]});
+  Require(FormatState(kFingerprint, *offset, tensors) == bytes.bytes(), "a state has one encoding");
+  Require(!ParseState(bytes.bytes(), "another", kBlockTokens, Shapes(), targets).ok(), "a state belongs to its model");
   return 0;
 }
 
