@@ -101,7 +101,11 @@ void CausalConvBackwardHere(const CausalConvInput& in, const float* out, int64_t
   float* const sum = space.Take(kTogether);
   for (int64_t begin = 0; begin < channels;) {
     const int64_t head = begin / width, within = begin % width, lanes = std::min(kTogether, width - within);
-    if (lanes < kTogether) std::fill(history, history + (2 * rows + tokens + k) * kTogether, 0.0f);
+    if (lanes < kTogether) {
+      std::fill(history, history + rows * kTogether, 0.0f);
+      std::fill(by_out, by_out + tokens * kTogether, 0.0f);
+      std::fill(taps, taps + k * kTogether, 0.0f);
+    }
     CopyRows(in.history + begin, in.stride, rows, lanes, history, kTogether);
     CopyRows(out + head * tokens * width + within, width, tokens, lanes, by_out, kTogether);
     CopyRows(in.taps + begin, in.taps_stride, k, lanes, taps, kTogether);

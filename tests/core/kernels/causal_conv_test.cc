@@ -47,7 +47,7 @@ TEST_F(CausalConvTest, AgreesWithItsDefinition) {
   });
 }
 
-// A sum is linear in each of its inputs: its derivative in a direction is its value there, to rounding.
+// Against the sums that the chain rule makes of the definition, in double.
 TEST_F(CausalConvTest, BackwardIsItsDerivative) {
   OnEveryTarget([&] {
     for (int round = 0; round < 60; ++round) {
