@@ -161,15 +161,28 @@ class EngineTest : public testing::Test {
     ASSERT_TRUE(observer->WaitFlushed(1));
     EXPECT_EQ(observer->last().watermarks.durable, observer->last().watermarks.accepted);
   }
+  struct Asked {
+    std::shared_ptr<RecordingQuery> observer = std::make_shared<RecordingQuery>();
+    std::unique_ptr<QueryHandle> handle;  // null, and a failed test, where the question was refused
+  };
+  static Asked StartAsking(Engine& engine, const std::string& id, const std::string& question,
+                           std::optional<int64_t> as_of_offset = std::nullopt) {
+    Asked asked;
+    auto handle = engine.StartQuery(
+        {.session_id = id, .prompt = Text(question), .max_tokens = 24, .as_of_offset = as_of_offset}, asked.observer);
+    EXPECT_TRUE(handle.ok()) << handle.status();
+    if (handle.ok()) asked.handle = *std::move(handle);
+    return asked;
+  }
+  static std::string AnswerOf(const Asked& asked) {
+    if (asked.handle == nullptr) return "";
+    const auto summary = asked.observer->Wait();
+    EXPECT_TRUE(summary.ok()) << summary.status();
+    return asked.observer->Digest();
+  }
   static std::string Ask(Engine& engine, const std::string& id, const std::string& question = "and then?",
                          std::optional<int64_t> as_of_offset = std::nullopt) {
-    auto observer = std::make_shared<RecordingQuery>();
-    auto handle = engine.StartQuery(
-        {.session_id = id, .prompt = Text(question), .max_tokens = 24, .as_of_offset = as_of_offset}, observer);
-    EXPECT_TRUE(handle.ok()) << handle.status();
-    const auto summary = observer->Wait();
-    EXPECT_TRUE(summary.ok()) << summary.status();
-    return observer->Digest();
+    return AnswerOf(StartAsking(engine, id, question, as_of_offset));
   }
   // Every session's newest snapshot, bit for bit; the engine must be gone. A session of less than a block has none.
   static std::map<std::string, std::string> StoredStates(const Engine::Options& options) {
