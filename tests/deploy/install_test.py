@@ -60,6 +60,18 @@ class InstallTest(unittest.TestCase):
                 self.assertTrue(os.path.isfile(os.path.join(self.prefix, path)), path)
         self.assertFalse(os.path.exists(os.path.join(self.prefix, "etc")))
 
+    def test_no_library_is_loaded_that_nothing_calls(self):
+        """Empty libraries stand in for those that Debian's LibTorch names in vain (cmake/MnemosyneTorch.cmake)."""
+        folder = os.path.join(self.prefix, "lib/mnemosyne/stand-ins")
+        stand_ins = set(os.listdir(folder)) - {"nothing.so"}
+        for name in SECTIONS:
+            found = run("ldd", "-r", os.path.join(self.prefix, "bin", name))
+            self.assertEqual(found.returncode, 0, found.stderr)
+            self.assertNotIn("undefined symbol", found.stdout + found.stderr)
+            self.assertNotRegex(found.stdout, r"=> (?!\S*/stand-ins/)\S*/lib(opencv_|av|sw|zmq)")
+            if stand_ins and "libtorch" in found.stdout:
+                self.assertIn("/stand-ins/", found.stdout)
+
     def serves(self, *flags):
         """What an installed server logs until it serves; then it drains."""
         data = tempfile.mkdtemp(dir=self.folder)
