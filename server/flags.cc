@@ -151,6 +151,8 @@ std::vector<Flag> FlagsInto(ServerFlags* out) {
       Bytes("max_append_bytes", "1MiB", "Largest append, in bytes of content.", 1, &engine.max_append_bytes),
       Count("max_prompt_tokens", "16384", "Longest prompt.", 1, 16777216, &engine.max_prompt_tokens),
       Count("max_queries", "256", "Queries that wait and run.", 1, 1000000, &engine.max_queries),
+      Count("max_transfers", "64", "Exports and imports under way; each holds a state in memory.", 1, 1000000,
+            &engine.max_transfers),
       Count("max_sessions", "1000000", "Sessions on this server.", 1, kMost, &engine.max_sessions),
       Count("snapshot_every_tokens", "262144", "Tokens a session memorizes between two snapshots.", 1, kMost,
             &engine.snapshot_every_tokens),

@@ -1,5 +1,6 @@
 #include "server/http_endpoint.h"
 
+#include <arpa/inet.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -53,9 +54,24 @@ absl::string_view StatusLine(int status) {
       return "200 OK";
     case 404:
       return "404 Not Found";
+    case 421:
+      return "421 Misdirected Request";
     default:
       return "503 Service Unavailable";
   }
+}
+
+// Of the header Host, without the port and an IPv6 address's brackets.
+absl::string_view HostOf(absl::string_view request) {
+  for (absl::string_view line : absl::StrSplit(request, "\r\n")) {
+    if (line.empty()) break;
+    if (!absl::StartsWithIgnoreCase(line, "host:")) continue;
+    const absl::string_view host = absl::StripAsciiWhitespace(line.substr(5));
+    const size_t bracket = host.find(']');
+    if (absl::StartsWith(host, "[") && bracket != host.npos) return host.substr(1, bracket - 1);
+    return host.substr(0, host.find(':', 1));
+  }
+  return "";
 }
 
 std::string Decoded(absl::string_view text) {
@@ -73,6 +89,13 @@ std::string Decoded(absl::string_view text) {
 }
 
 }  // namespace
+
+bool IsAddressOrLocalhost(absl::string_view host) {
+  const std::string text(host);
+  char address[sizeof(in6_addr)];
+  return absl::EqualsIgnoreCase(host, "localhost") || inet_pton(AF_INET, text.c_str(), address) == 1 ||
+         inet_pton(AF_INET6, text.c_str(), address) == 1;
+}
 
 std::string QueryValue(absl::string_view target, absl::string_view key) {
   const size_t question = target.find('?');
@@ -124,7 +147,7 @@ void HttpEndpoint::Answer(int connection) const {
   const absl::string_view line = absl::string_view(request).substr(0, request.find("\r\n"));
   const std::vector<absl::string_view> parts = absl::StrSplit(line, ' ');
   absl::optional<HttpPage> page;
-  if (parts.size() == 3 && parts[0] == "GET") page = pages_(parts[1]);
+  if (parts.size() == 3 && parts[0] == "GET") page = pages_({.target = parts[1], .host = HostOf(request)});
   if (!page) page = HttpPage{"text/plain; charset=utf-8", "see /metrics\n", 404};
   // What a page says it is made of is all that a browser may take into it.
   const std::string answer = absl::StrCat(

@@ -21,13 +21,18 @@ namespace mnemosyne {
 struct HttpPage {
   std::string content_type;
   std::string body;
-  int status = 200;  // or 503
+  int status = 200;  // or 421, 503
+};
+
+struct HttpRequest {
+  absl::string_view target;  // "/metrics", "/debug/session?id=book"
+  absl::string_view host;    // what the client calls this server, without a port; empty: it does not say
 };
 
 class HttpEndpoint {
  public:
-  // The page at `target` ("/metrics", "/debug/session?id=book"); nullopt: 404. Called on the endpoint's thread.
-  using Pages = std::function<absl::optional<HttpPage>(absl::string_view target)>;
+  // The page that a request gets; nullopt: 404. Called on the endpoint's thread.
+  using Pages = std::function<absl::optional<HttpPage>(const HttpRequest& request)>;
 
   // `address` as host:port; port 0 takes a free one. UNAVAILABLE names an address that cannot be listened on, and why.
   static absl::StatusOr<std::unique_ptr<HttpEndpoint>> Start(const std::string& address, Pages pages);
@@ -44,6 +49,10 @@ class HttpEndpoint {
   const Pages pages_;
   std::thread thread_;  // last: it uses the members above
 };
+
+// Whether `host` is an address or localhost. A web page of elsewhere that has its own name point here, and would read
+// what the browser's user may read (DNS rebinding), calls the server by that name.
+bool IsAddressOrLocalhost(absl::string_view host);
 
 // The value of `key` in a target's query, decoded; empty when it is not there.
 std::string QueryValue(absl::string_view target, absl::string_view key);

@@ -34,6 +34,19 @@ MetricFamily Counter(const std::string& name, const std::string& help, double va
   return {name, help, MetricType::Counter, {metric}};
 }
 
+// Of a file that is looked at again and again.
+MetricFamily Reloads(const std::string& name, const std::string& help,
+                     const std::function<int64_t(bool succeeded)>& reloads) {
+  MetricFamily out = {name, help, MetricType::Counter, {}};
+  for (const bool succeeded : {true, false}) {
+    ClientMetric metric;
+    metric.label = {{"result", succeeded ? "taken" : "refused"}};
+    metric.counter.value = static_cast<double>(reloads(succeeded));
+    out.metric.push_back(std::move(metric));
+  }
+  return out;
+}
+
 ClientMetric HistogramOf(const Labels& labels, const Distribution::Counts& counts) {
   ClientMetric metric;
   metric.label = labels;
@@ -215,17 +228,15 @@ std::vector<MetricFamily> Metrics::Collect() const {
                           static_cast<double>(sources_.audit_failures())));
   }
   if (sources_.access_reloads) {
-    MetricFamily reloads = {"mnemosyne_access_reloads_total",
-                            "Access files looked at, by whether they were taken",
-                            MetricType::Counter,
-                            {}};
-    for (const bool succeeded : {true, false}) {
-      ClientMetric metric;
-      metric.label = {{"result", succeeded ? "taken" : "refused"}};
-      metric.counter.value = static_cast<double>(sources_.access_reloads(succeeded));
-      reloads.metric.push_back(std::move(metric));
-    }
-    out.push_back(std::move(reloads));
+    out.push_back(Reloads("mnemosyne_access_reloads_total", "Access files looked at, by whether they were taken",
+                          sources_.access_reloads));
+  }
+  if (sources_.tls_reloads) {
+    out.push_back(Reloads("mnemosyne_tls_reloads_total", "Files for TLS looked at, by whether they were taken",
+                          sources_.tls_reloads));
+    out.push_back(Gauge("mnemosyne_tls_certificate_not_after_seconds",
+                        "When the server's certificate ends to be valid, in seconds since 1970",
+                        static_cast<double>(absl::ToUnixSeconds(sources_.tls_not_after()))));
   }
   AddProcessMetrics(&out);
   return out;

@@ -31,7 +31,8 @@ class Metrics final : public prometheus::Collectable {
   struct Sources {
     std::string version;
     std::function<int64_t()> audit_failures;
-    std::function<int64_t(bool succeeded)> access_reloads;
+    std::function<int64_t(bool succeeded)> access_reloads, tls_reloads;
+    std::function<absl::Time()> tls_not_after;
     std::function<std::map<std::string, TenantUse, std::less<>>()> tenant_uses;
   };
   Metrics(const Engine& engine, Sources sources);  // `engine` is not owned; must outlive every Collect

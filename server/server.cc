@@ -49,17 +49,22 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options, En
   if (!options.audit_log_path.empty()) {
     ASSIGN_OR_RETURN(audit_log, AuditLog::Open(options.audit_log_path));
   }
+  std::unique_ptr<TlsCertificates> tls;
+  if (!options.tls.certificate.empty()) {
+    ASSIGN_OR_RETURN(tls, TlsCertificates::Start(options.tls));
+  }
   std::unique_ptr<Server> server =
-      absl::WrapUnique(new Server(options, engine, std::move(access), std::move(audit_log)));
+      absl::WrapUnique(new Server(options, engine, std::move(access), std::move(audit_log), std::move(tls)));
   RETURN_IF_ERROR(server->Listen(options));
   return server;
 }
 
 Server::Server(const Options& options, Engine& engine, std::shared_ptr<const AccessControl> access,
-               std::unique_ptr<AuditLog> audit_log)
+               std::unique_ptr<AuditLog> audit_log, std::unique_ptr<TlsCertificates> tls)
     : engine_(engine),
       access_(std::move(access)),
       audit_log_(std::move(audit_log)),
+      tls_(std::move(tls)),
       metrics_(std::make_shared<Metrics>(engine, SourcesOfMetrics(options))),
       service_(engine, *metrics_, *access_, audit_log_.get(), options.service),
       admin_service_(service_.environment()) {}
@@ -67,6 +72,10 @@ Server::Server(const Options& options, Engine& engine, std::shared_ptr<const Acc
 Metrics::Sources Server::SourcesOfMetrics(const Options& options) const {
   Metrics::Sources sources = {.version = options.version};
   if (audit_log_ != nullptr) sources.audit_failures = [this] { return audit_log_->failures(); };
+  if (tls_ != nullptr) {
+    sources.tls_reloads = [this](bool succeeded) { return tls_->reloads(succeeded); };
+    sources.tls_not_after = [this] { return tls_->not_after(); };
+  }
   if (!access_->is_open()) {
     sources.access_reloads = [this](bool succeeded) { return access_->reloads(succeeded); };
     sources.tenant_uses = [this] { return service_.tenant_uses(); };
@@ -78,11 +87,8 @@ absl::Status Server::Listen(const Options& options) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials();
-  if (!options.tls.certificate.empty()) {
-    ASSIGN_OR_RETURN(credentials, TlsServerCredentials(options.tls));
-  }
-  builder.AddListeningPort(options.listen, credentials, &port_);
+  builder.AddListeningPort(options.listen, tls_ == nullptr ? grpc::InsecureServerCredentials() : tls_->credentials(),
+                           &port_);
   builder.RegisterService(&service_);
   builder.RegisterService(&admin_service_);
   builder.SetMaxReceiveMessageSize(MaxMessageBytes(engine_.options()));
@@ -105,17 +111,17 @@ absl::Status Server::Listen(const Options& options) {
   }
   server_->GetHealthCheckService()->SetServingStatus(v1::MemoryService::service_full_name(), true);
   if (!options.metrics_address.empty()) {
-    ASSIGN_OR_RETURN(
-        metrics_endpoint_,
-        HttpEndpoint::Start(options.metrics_address, [this, has_debug = options.debug_page](absl::string_view target) {
-          return PageAt(target, has_debug);
-        }));
+    ASSIGN_OR_RETURN(metrics_endpoint_,
+                     HttpEndpoint::Start(options.metrics_address,
+                                         [this, has_debug = options.debug_page](const HttpRequest& request) {
+                                           return PageOf(request, has_debug);
+                                         }));
   }
   return absl::OkStatus();
 }
 
-absl::optional<HttpPage> Server::PageAt(absl::string_view target, bool has_debug) const {
-  const absl::string_view path = target.substr(0, target.find('?'));
+absl::optional<HttpPage> Server::PageOf(const HttpRequest& request, bool has_debug) const {
+  const absl::string_view path = request.target.substr(0, request.target.find('?'));
   if (path == "/metrics") {
     return HttpPage{"text/plain; version=0.0.4; charset=utf-8",
                     prometheus::TextSerializer().Serialize(metrics_->Collect())};
@@ -124,10 +130,12 @@ absl::optional<HttpPage> Server::PageAt(absl::string_view target, bool has_debug
     const bool drains = draining_;
     return HttpPage{"text/plain; charset=utf-8", drains ? "draining\n" : "serving\n", drains ? 503 : 200};
   }
-  if (!has_debug) return absl::nullopt;
+  if (!has_debug || (path != "/debug" && path != "/debug/session")) return absl::nullopt;
+  if (!request.host.empty() && !IsAddressOrLocalhost(request.host)) {
+    return HttpPage{"text/plain; charset=utf-8", "call this server by an address or localhost\n", 421};
+  }
   if (path == "/debug") return HttpPage{kHtml, DebugPage(engine_, service_.calls())};
-  if (path == "/debug/session") return HttpPage{kHtml, SessionDebugPage(engine_, QueryValue(target, "id"))};
-  return absl::nullopt;
+  return HttpPage{kHtml, SessionDebugPage(engine_, QueryValue(request.target, "id"))};
 }
 
 Server::~Server() { Shutdown(absl::Now()); }

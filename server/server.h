@@ -58,15 +58,16 @@ class Server {
 
  private:
   Server(const Options& options, Engine& engine, std::shared_ptr<const AccessControl> access,
-         std::unique_ptr<AuditLog> audit_log);
+         std::unique_ptr<AuditLog> audit_log, std::unique_ptr<TlsCertificates> tls);
   Metrics::Sources SourcesOfMetrics(const Options& options) const;
   absl::Status Listen(const Options& options);
-  absl::optional<HttpPage> PageAt(absl::string_view target, bool has_debug) const;
+  absl::optional<HttpPage> PageOf(const HttpRequest& request, bool has_debug) const;
   void Shutdown(absl::Time deadline);
 
   Engine& engine_;
   const std::shared_ptr<const AccessControl> access_;
   const std::unique_ptr<AuditLog> audit_log_;
+  const std::unique_ptr<TlsCertificates> tls_;  // null: in the clear
   const std::shared_ptr<Metrics> metrics_;
   MemoryService service_;
   AdminService admin_service_;

@@ -287,6 +287,7 @@ class Engine {
     int64_t max_append_bytes = int64_t{1} << 20;    // of one append's content
     int64_t max_prompt_tokens = 16384;
     int64_t max_queries = 256;  // waiting and running
+    int64_t max_transfers = 64;  // exports and imports under way; each holds a state
     int64_t max_sessions = 1000000;
     int64_t max_log_bytes = int64_t{1} << 40;  // content bytes in the log, a session
     SessionSettings default_settings;          // of sessions whose creation names none
@@ -331,9 +332,10 @@ class Engine {
   // OUT_OF_RANGE, INVALID_ARGUMENT, FAILED_PRECONDITION as of Reset, for either end. INTERNAL: the span is erased, and
   // the files are rewritten when the disk lets them; not to be called again.
   virtual absl::StatusOr<ErasedSpan> EraseSpan(const std::string& id, int64_t begin, int64_t end) = 0;
+  // RESOURCE_EXHAUSTED when max_transfers are under way.
   virtual absl::StatusOr<std::unique_ptr<SessionExport>> ExportSession(const std::string& id) = 0;
   // An empty id, or a tenant's without a name: the exported session's name, which a stream has without its tenant.
-  // ALREADY_EXISTS, also at Finish.
+  // ALREADY_EXISTS, also at Finish; RESOURCE_EXHAUSTED as above.
   virtual absl::StatusOr<std::unique_ptr<SessionImport>> ImportSession(const std::string& id) = 0;
   // Of all sessions as they are, into Options::backup_path. FAILED_PRECONDITION: there is none. Waits for the copy.
   virtual absl::StatusOr<BackupInfo> CreateBackup() = 0;

@@ -166,6 +166,7 @@ class EngineImpl final : public Engine {
     Distribution surprise{{0.1, 1, 5, 10, 25, 50, 75, 100, 125, 150, 200, 300, 500, 1000, 10000}};
   };
   std::map<const Model*, std::unique_ptr<OfModel>> of_models_;  // constant after Initialize
+  std::atomic<int64_t> transfers_ = 0;                          // exports and imports under way
   std::atomic<bool> log_was_full_ = false;                      // a writer was refused for it since the last batch
   int64_t tokens_when_memory_returned_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time next_scrub_ = absl::InfinitePast();  // the housekeeper's

@@ -1,4 +1,5 @@
 // Sessions that leave the engine or come to it whole: exports, imports, backups.
+#include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "core/base/status_macros.h"
@@ -11,12 +12,32 @@ namespace mnemosyne {
 
 namespace {
 
+// One of the exports and imports that may be under way, for as long as it lives.
+class TransferSeat {
+ public:
+  static absl::StatusOr<std::unique_ptr<TransferSeat>> Take(std::atomic<int64_t>* taken, int64_t most) {
+    std::unique_ptr<TransferSeat> seat = absl::WrapUnique(new TransferSeat(taken));
+    if (seat->number_ <= most) return seat;
+    return absl::ResourceExhaustedError(
+        absl::StrCat("there are ", most, " exports and imports under way, the maximum (--max_transfers)"));
+  }
+  ~TransferSeat() { *taken_ -= 1; }
+
+ private:
+  explicit TransferSeat(std::atomic<int64_t>* taken) : taken_(taken), number_(*taken += 1) {}
+
+  std::atomic<int64_t>* const taken_;
+  const int64_t number_;
+};
+
 // Holds the state and a view of the log, not the session: who resets or deletes it need not wait.
 class SessionExportImpl final : public SessionExport {
  public:
-  SessionExportImpl(SessionInfo info, SnapshotHeader header, std::string state, uint64_t log_begin, uint64_t log_end,
-                    std::unique_ptr<LogReader> log, std::string begin, ExportWriter writer)
-      : info_(std::move(info)),
+  SessionExportImpl(std::unique_ptr<TransferSeat> seat, SessionInfo info, SnapshotHeader header, std::string state,
+                    uint64_t log_begin, uint64_t log_end, std::unique_ptr<LogReader> log, std::string begin,
+                    ExportWriter writer)
+      : seat_(std::move(seat)),
+        info_(std::move(info)),
         state_(std::move(state)),
         next_index_(log_begin),
         log_end_(log_end),
@@ -61,6 +82,7 @@ class SessionExportImpl final : public SessionExport {
     return absl::OkStatus();
   }
 
+  const std::unique_ptr<TransferSeat> seat_;
   const SessionInfo info_;
   std::string state_;
   size_t written_ = 0;   // bytes of it
@@ -78,7 +100,8 @@ class SessionExportImpl final : public SessionExport {
 // last, makes it one.
 class EngineImpl::Import final : public SessionImport, private ExportVisitor {
  public:
-  Import(EngineImpl* engine, std::string id) : engine_(engine), id_(std::move(id)) {}
+  Import(std::unique_ptr<TransferSeat> seat, EngineImpl* engine, std::string id)
+      : seat_(std::move(seat)), engine_(engine), id_(std::move(id)) {}
   ~Import() override {
     if (metadata_.number != 0 && !finished_) engine_->storage_->AbandonImport(metadata_.number).IgnoreError();
   }
@@ -176,6 +199,7 @@ class EngineImpl::Import final : public SessionImport, private ExportVisitor {
     return status;
   }
 
+  const std::unique_ptr<TransferSeat> seat_;
   EngineImpl* const engine_;
   const std::string id_;
   ExportReader reader_;
@@ -190,6 +214,7 @@ class EngineImpl::Import final : public SessionImport, private ExportVisitor {
 
 absl::StatusOr<std::unique_ptr<SessionExport>> EngineImpl::ExportSession(const std::string& id) {
   RETURN_IF_ERROR(CheckSessionId(id));
+  ASSIGN_OR_RETURN(auto seat, TransferSeat::Take(&transfers_, options_.max_transfers));
   ASSIGN_OR_RETURN(const SessionHandle handle, sessions_->Acquire(id));
   RETURN_IF_ERROR(AwaitDurable(*handle));
   SessionMetadata metadata;
@@ -207,8 +232,9 @@ absl::StatusOr<std::unique_ptr<SessionExport>> EngineImpl::ExportSession(const s
   ExportWriter writer;
   metadata.id = std::string(SessionNameOf(metadata.id));  // whose it is, is said by who imports it
   std::string begin = writer.Session(metadata);
-  return std::make_unique<SessionExportImpl>(Describe(handle), header, handle->model().EncodeState(*state),
-                                             metadata.log_begin, log_end, std::move(log), std::move(begin), writer);
+  return std::make_unique<SessionExportImpl>(std::move(seat), Describe(handle), header,
+                                             handle->model().EncodeState(*state), metadata.log_begin, log_end,
+                                             std::move(log), std::move(begin), writer);
 }
 
 absl::StatusOr<std::unique_ptr<SessionImport>> EngineImpl::ImportSession(const std::string& id) {
@@ -216,7 +242,8 @@ absl::StatusOr<std::unique_ptr<SessionImport>> EngineImpl::ImportSession(const s
   if (is_named) RETURN_IF_ERROR(CheckSessionId(id));
   RETURN_IF_ERROR(CheckTakingWork());
   if (is_named) RETURN_IF_ERROR(sessions_->CheckNewId(id));
-  return std::make_unique<Import>(this, id);
+  ASSIGN_OR_RETURN(auto seat, TransferSeat::Take(&transfers_, options_.max_transfers));
+  return std::make_unique<Import>(std::move(seat), this, id);
 }
 
 absl::StatusOr<BackupInfo> EngineImpl::CreateBackup() {

@@ -85,6 +85,7 @@ absl::Status CheckOptions(const Engine::Options& options) {
   }
   RETURN_IF_ERROR(at_least("max_prompt_tokens", options.max_prompt_tokens, 1));
   RETURN_IF_ERROR(at_least("max_queries", options.max_queries, 1));
+  RETURN_IF_ERROR(at_least("max_transfers", options.max_transfers, 1));
   RETURN_IF_ERROR(at_least("max_sessions", options.max_sessions, 1));
   RETURN_IF_ERROR(at_least("max_log_bytes", options.max_log_bytes, 1));
   return at_least("snapshot_every_tokens", options.snapshot_every_tokens, 1);

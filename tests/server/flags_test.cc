@@ -31,7 +31,7 @@ TEST(ServerFlags, EveryFlagArrivesWhereItBelongs) {
   const auto flags =
       ParseServerFlags({"--listen=[::1]:0", "--metrics_address=", "--data", "here", "--models=a=x,b=y/z", "--workers=3",
                         "--device=cuda:1", "--max_resident_bytes=1.5GiB", "--max_backlog_tokens=7",
-                        "--max_append_bytes=64KiB", "--max_prompt_tokens=9", "--max_queries=2", "--max_sessions=5",
+                        "--max_append_bytes=64KiB", "--max_prompt_tokens=9", "--max_queries=2", "--max_transfers=3", "--max_sessions=5",
                         "--snapshot_every_tokens=11", "--nosync_writes", "--drain_timeout=2m"},
                        {});
   ASSERT_OK(flags);
@@ -48,6 +48,7 @@ TEST(ServerFlags, EveryFlagArrivesWhereItBelongs) {
   EXPECT_EQ(flags->engine.max_append_bytes, 65536);
   EXPECT_EQ(flags->engine.max_prompt_tokens, 9);
   EXPECT_EQ(flags->engine.max_queries, 2);
+  EXPECT_EQ(flags->engine.max_transfers, 3);
   EXPECT_EQ(flags->engine.max_sessions, 5);
   EXPECT_EQ(flags->engine.snapshot_every_tokens, 11);
   EXPECT_FALSE(flags->engine.sync_writes);

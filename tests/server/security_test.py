@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import unittest
+import urllib.request
 
 SERVER, MNEMO, ADMIN, MODEL = sys.argv[1:5]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("MNEMOSYNE_")}
@@ -53,6 +54,9 @@ class SecurityTest(unittest.TestCase):
     def logged(self):
         with open(self.path("log")) as log:
             return log.read()
+
+    def metrics_address(self):
+        return re.search(r"metrics on ([^/\s]+)/metrics", self.logged()).group(1)
 
     def mnemo(self, address, *arguments, **environment):
         return self.run_program(MNEMO, f"--server={address}", "--connect_timeout=1s", *arguments, **environment)
@@ -125,7 +129,7 @@ class SecurityTest(unittest.TestCase):
         self.make_ca("ca")
         self.make_ca("stranger")
         self.make_certificate("server", "ca", 41)
-        address = self.start("--tls_certificate=server.crt", "--tls_key=server.key")
+        address = self.start("--tls_certificate=server.crt", "--tls_key=server.key", "--metrics_address=127.0.0.1:0")
         code, _, err = self.mnemo(address, "--tls_ca=ca.crt", "create", "book")
         self.assertEqual(code, 0, err)
         for flags in ([], ["--tls_ca=stranger.crt"]):
@@ -136,6 +140,28 @@ class SecurityTest(unittest.TestCase):
         for suffix in "key", "crt":
             os.replace(self.path(f"renewed.{suffix}"), self.path(f"server.{suffix}"))
         self.assertEqual(self.serial_in_the_end(address, 42), 42)
+        # Halves of two pairs, then no file at all: what there was is shown on, and the log and a metric say so.
+        self.make_certificate("next", "ca", 43)
+        for change in (lambda: os.replace(self.path("next.crt"), self.path("server.crt")),
+                       lambda: os.rename(self.path("server.crt"), self.path("next.crt"))):
+            refusals = self.logged().count("the files for TLS are not taken")
+            change()
+            end = time.time() + PATIENCE
+            while self.logged().count("the files for TLS are not taken") == refusals:
+                self.assertLess(time.time(), end)
+                time.sleep(0.05)
+            for _ in range(25):  # gRPC looks every second, too
+                self.assertEqual(self.served_serial(address), 42)
+                time.sleep(0.1)
+        self.assertIn("is not the key of the certificate", self.logged())
+        with urllib.request.urlopen(f"http://{self.metrics_address()}/metrics", timeout=PATIENCE) as page:
+            metrics = page.read().decode()
+        self.assertIn('mnemosyne_tls_reloads_total{result="refused"} 2', metrics)
+        not_after = float(re.search(r"^mnemosyne_tls_certificate_not_after_seconds (\S+)", metrics, re.M).group(1))
+        self.assertAlmostEqual(not_after, time.time() + 86400, delta=2 * PATIENCE)  # openssl's -days 1
+        for suffix in "key", "crt":
+            os.replace(self.path(f"next.{suffix}"), self.path(f"server.{suffix}"))
+        self.assertEqual(self.serial_in_the_end(address, 43), 43)
         self.assertIsNone(self.server.poll())
         self.assertEqual(self.mnemo(address, "--tls_ca=ca.crt", "show", "book")[0], 0)
 

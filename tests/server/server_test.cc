@@ -20,14 +20,14 @@ using testing::HasSubstr;
 using testing::Not;
 
 // The body of a GET, by hand: a socket is all it takes.
-std::string HttpGet(int port, const std::string& path) {
+std::string HttpGet(int port, const std::string& path, const std::string& headers = "") {
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<uint16_t>(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-  const std::string request = absl::StrCat("GET ", path, " HTTP/1.0\r\n\r\n");
+  const std::string request = absl::StrCat("GET ", path, " HTTP/1.0\r\n", headers, "\r\n");
   EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
   std::string out;
   char buffer[4096];
@@ -213,6 +213,27 @@ TEST(Server, DebugPagesAreShownOnlyIfAsked) {
     EXPECT_EQ(session.find("session &lt;script&gt;&amp;") != std::string::npos, has_debug);
     EXPECT_THAT(session, Not(HasSubstr("<script")));
     EXPECT_THAT(HttpGet((*server)->metrics_port(), "/metrics"), HasSubstr("200 OK"));
+  }
+}
+
+// A web page of elsewhere can have its own name point here, but not change what the browser calls the server by.
+TEST(Server, DebugPagesAnswerToAddressesOnly) {
+  FakeEngine engine;
+  engine.AddSession("book");
+  const auto server = Server::Start({.listen = "127.0.0.1:0", .metrics_address = "127.0.0.1:0"}, engine);
+  ASSERT_OK(server);
+  const auto status = [&](const std::string& path, const std::string& host) {
+    return HttpGet((*server)->metrics_port(), path, "Accept: */*\r\nHost: " + host + "\r\n").substr(9, 3);
+  };
+  for (const std::string host :
+       {"127.0.0.1:9464", "localhost:9464", "LOCALHOST", "10.1.2.3", "[::1]:9464", "[fe80::1]"}) {
+    EXPECT_EQ(status("/debug", host), "200") << host;
+  }
+  for (const std::string host :
+       {"evil.example:9464", "localhost.evil.example", "127.0.0.1.evil.example", "[", "[::1", "1"}) {
+    EXPECT_EQ(status("/debug", host), "421") << host;
+    EXPECT_EQ(status("/debug/session?id=book", host), "421") << host;
+    EXPECT_EQ(status("/metrics", host), "200") << host;
   }
 }
 

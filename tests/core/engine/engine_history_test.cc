@@ -336,6 +336,26 @@ TEST_F(EngineHistoryTest, AQuestionToThePastIsAnsweredAsItWasThen) {
       Code::kOutOfRange);
 }
 
+TEST_F(EngineHistoryTest, ExportsAndImportsUnderWayAreBounded) {
+  Engine::Options options = Options();
+  options.max_transfers = 2;
+  const auto engine = Start(options);
+  StreamText(*engine, "s", "some text", {9});
+  auto first = engine->ExportSession("s");
+  ASSERT_OK(first);
+  EXPECT_EQ(engine->ExportSession("nobody").status().code(), Code::kNotFound);  // keeps no seat
+  auto second = engine->ImportSession("copy");
+  ASSERT_OK(second);
+  EXPECT_EQ(engine->ExportSession("s").status().code(), Code::kResourceExhausted);
+  const absl::Status refused = engine->ImportSession("other").status();
+  EXPECT_EQ(refused.code(), Code::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.message()), testing::HasSubstr("max_transfers"));
+  first->reset();
+  ASSERT_OK(engine->ImportSession("other"));
+  second->reset();
+  ASSERT_OK(engine->ExportSession("s"));
+}
+
 TEST_F(EngineHistoryTest, AnImportContinuesBitForBitOnAnotherServer) {
   std::mt19937_64 random(TestSeed());
   auto engine = Start(Often());
