@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/kernels/product.h"
@@ -49,16 +50,12 @@ class Reference {
   mutable at::Tensor product_ = at::empty({kSize, kSize});
 };
 
-struct Speed {
-  std::vector<double> tokens_per_second;
-  std::vector<double> share_of_g;  // percent
-};
-
-// `step` does `tokens` tokens.
-Speed MeasureSpeed(const EngineBenchOptions& options, int64_t tokens, double flops_a_token,
-                   const std::function<void()>& step) {
+// Measures and tells how fast `step` is, which does `tokens` tokens, if `what` is asked for.
+absl::Status Tell(const EngineBenchOptions& options, const std::string& what, int64_t tokens, double flops_a_token,
+                  const std::function<void()>& step, ResultFile* results) {
+  if (!absl::StrContains(what, options.only)) return absl::OkStatus();
   const Reference reference;
-  Speed speed;
+  std::vector<double> tokens_per_second, percent_of_g;
   step();
   const int steps = std::max(1, static_cast<int>(options.seconds / Seconds(step)));
   reference.Measure();
@@ -68,23 +65,19 @@ Speed MeasureSpeed(const EngineBenchOptions& options, int64_t tokens, double flo
       for (int s = 0; s < steps; ++s) step();
     });
     const double g = (before + reference.Measure()) / 2;
-    speed.tokens_per_second.push_back(static_cast<double>(steps * tokens) / seconds);
-    speed.share_of_g.push_back(100 * speed.tokens_per_second.back() * flops_a_token / g);
+    tokens_per_second.push_back(static_cast<double>(steps * tokens) / seconds);
+    percent_of_g.push_back(100 * tokens_per_second.back() * flops_a_token / g);
   }
-  return speed;
-}
-
-absl::Status Tell(const nlohmann::json& what, double flops_a_token, const Speed& speed, ResultFile* results) {
-  const auto [least, most] = std::minmax_element(speed.tokens_per_second.begin(), speed.tokens_per_second.end());
-  const double median = Median(speed.tokens_per_second), share = Median(speed.share_of_g);
-  std::printf("%-62s %9.0f tokens/s (%.0f to %.0f)  %5.2f MFLOP/token  %5.1f%% of G\n",
-              what.at("what").get<std::string>().c_str(), median, *least, *most, flops_a_token / 1e6, share);
+  const auto [least, most] = std::minmax_element(tokens_per_second.begin(), tokens_per_second.end());
+  const double median = Median(tokens_per_second), share = Median(percent_of_g);
+  std::printf("%-62s %9.0f tokens/s (%.0f to %.0f)  %5.2f MFLOP/token  %5.1f%% of G\n", what.c_str(), median, *least,
+              *most, flops_a_token / 1e6, share);
   std::fflush(stdout);
-  return results->Add(what, {{"tokens_per_second", median},
-                             {"least_tokens_per_second", *least},
-                             {"most_tokens_per_second", *most},
-                             {"flops_a_token", flops_a_token},
-                             {"percent_of_g", share}});
+  return results->Add({{"what", what}}, {{"tokens_per_second", median},
+                                         {"least_tokens_per_second", *least},
+                                         {"most_tokens_per_second", *most},
+                                         {"flops_a_token", flops_a_token},
+                                         {"percent_of_g", share}});
 }
 
 // Of one token in one memory layer, products alone: the projections; and per head and MLP layer the key's and the
@@ -153,12 +146,12 @@ absl::Status BenchProducts(const EngineBenchOptions& options, ResultFile* result
     at::Tensor y = at::empty({shape.rows, shape.outputs});
     const double flops = 2.0 * shape.inputs * shape.outputs;
     const std::string what = absl::StrCat("product, ", shape.rows, " rows, ", shape.inputs, " to ", shape.outputs);
-    const Speed ours = MeasureSpeed(options, shape.rows, flops, [&] {
+    const auto ours = [&] {
       Multiply(x.data_ptr<float>(), shape.inputs, packed, shape.rows, y.data_ptr<float>(), shape.outputs);
-    });
-    RETURN_IF_ERROR(Tell({{"what", what}}, flops, ours, results));
-    const Speed blas = MeasureSpeed(options, shape.rows, flops, [&] { at::mm_out(y, x, weight.t()); });
-    RETURN_IF_ERROR(Tell({{"what", absl::StrCat(what, ", by the BLAS")}}, flops, blas, results));
+    };
+    const auto by_blas = [&] { at::mm_out(y, x, weight.t()); };
+    RETURN_IF_ERROR(Tell(options, what, shape.rows, flops, ours, results));
+    RETURN_IF_ERROR(Tell(options, absl::StrCat(what, ", by the BLAS"), shape.rows, flops, by_blas, results));
   }
   return absl::OkStatus();
 }
@@ -183,11 +176,10 @@ absl::Status BenchMemory(const EngineBenchOptions& options, ResultFile* results)
       const NeuralMemory memory(config, RandomMemory(config));
       const at::Tensor x = at::randn({sessions, 64, config.dim});
       MemoryState state = memory.InitialState(sessions);
-      const double flops = MemoryFlops(config);
-      const Speed speed = MeasureSpeed(options, sessions * 64, flops, [&] { memory.Forward(x, &state); });
       const std::string what = absl::StrCat("memory, depth ", shape.depth, ", hidden ", shape.hidden, ", chunk ",
                                             shape.chunk, ", sessions ", sessions);
-      RETURN_IF_ERROR(Tell({{"what", what}}, flops, speed, results));
+      const auto step = [&] { memory.Forward(x, &state); };
+      RETURN_IF_ERROR(Tell(options, what, sessions * 64, MemoryFlops(config), step, results));
     }
   }
   return absl::OkStatus();
@@ -226,12 +218,10 @@ absl::Status BenchKinds(const EngineBenchOptions& options, ResultFile* results) 
       for (const int64_t sessions : {1, 8}) {
         BatchState state = titans.InitialState(sessions);
         const at::Tensor tokens = at::randint(config.vocab_size, {sessions, config.block_tokens()}, at::kLong);
-        const double flops = ModelFlops(config);
-        const Speed speed = MeasureSpeed(options, sessions * config.block_tokens(), flops,
-                                         [&] { titans.Forward(tokens, &state, Titans::Logits::kNone); });
         const std::string what =
             absl::StrCat(BlockKindName(kind), ", width ", size.dim, ", ", size.blocks, " blocks, sessions ", sessions);
-        RETURN_IF_ERROR(Tell({{"what", what}}, flops, speed, results));
+        const auto step = [&] { titans.Forward(tokens, &state, Titans::Logits::kNone); };
+        RETURN_IF_ERROR(Tell(options, what, tokens.numel(), ModelFlops(config), step, results));
       }
     }
   }
@@ -246,14 +236,14 @@ absl::Status BenchModel(const EngineBenchOptions& options, const std::string& fo
   StatePtr state = model->InitialState();
   absl::Status status;
   const double flops = ModelFlops(model->config());
-  const Speed blocks = MeasureSpeed(options, block, flops, [&] {
+  const auto step_block = [&] {
     for (int32_t& token : tokens) token = static_cast<int32_t>(random() % model->config().vocab_size);
     const BlockResult result = model->StepBlocks({{state, tokens}})[0];
     status.Update(result.status);
     if (result.status.ok()) state = result.state;
-  });
+  };
+  RETURN_IF_ERROR(Tell(options, absl::StrCat(folder, ", blocks of ", block), block, flops, step_block, results));
   RETURN_IF_ERROR(status);
-  RETURN_IF_ERROR(Tell({{"what", absl::StrCat(folder, ", blocks of ", block)}}, flops, blocks, results));
 
   const double decoding_flops = flops + 2.0 * model->config().dim * model->config().vocab_size;
   for (const int64_t queries : {1, 8, 32}) {
@@ -261,12 +251,13 @@ absl::Status BenchModel(const EngineBenchOptions& options, const std::string& fo
     std::vector<Fork*> forks;
     for (int64_t i = 0; i < queries; ++i) forks.push_back(owners.emplace_back(model->NewFork(state)).get());
     std::vector<int32_t> next(queries);
-    const Speed decoded = MeasureSpeed(options, queries, decoding_flops, [&] {
+    const auto step_token = [&] {
       for (int32_t& token : next) token = static_cast<int32_t>(random() % model->config().vocab_size);
       for (const absl::Status& one : model->FeedTogether(forks, next)) status.Update(one);
-    });
+    };
+    const std::string what = absl::StrCat(folder, ", decoding ", queries);
+    RETURN_IF_ERROR(Tell(options, what, queries, decoding_flops, step_token, results));
     RETURN_IF_ERROR(status);
-    RETURN_IF_ERROR(Tell({{"what", absl::StrCat(folder, ", decoding ", queries)}}, decoding_flops, decoded, results));
   }
   return absl::OkStatus();
 }

@@ -14,6 +14,7 @@ struct EngineBenchOptions {
   std::vector<std::string> models;  // folders; may be empty
   std::string weights = "float32";  // of these models, as Model::Options has it
   bool kinds = false;               // also models of every kind, with weights drawn at random
+  std::string only;                 // of all these, what has this in its name
   int repeats = 9;                  // of each measurement; medians are told
   double seconds = 0.5;             // of each repeat, at least
 };

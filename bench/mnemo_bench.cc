@@ -50,6 +50,7 @@ ABSL_FLAG(std::vector<std::string>, models, std::vector<std::string>({"models/re
           "engine: model folders; service: its first");
 ABSL_FLAG(std::string, weights, "float32",
           "engine: what the models' weights are kept as: float32, bfloat16 or bfloat16_products");
+ABSL_FLAG(std::string, only, "", "engine: measure only what has this in its name, such as \"memory, depth 2\"");
 ABSL_FLAG(bool, kinds, true, "engine: also models of every kind, width 256 and 512, with weights drawn at random");
 ABSL_FLAG(int, repeats, 9, "engine, service: of each measurement; medians are told");
 ABSL_FLAG(std::vector<std::string>, parts,
@@ -155,6 +156,7 @@ absl::Status Engine() {
   return RunEngineBench({.models = absl::GetFlag(FLAGS_models),
                          .weights = absl::GetFlag(FLAGS_weights),
                          .kinds = absl::GetFlag(FLAGS_kinds),
+                         .only = absl::GetFlag(FLAGS_only),
                          .repeats = std::max(1, absl::GetFlag(FLAGS_repeats)),
                          .seconds = absl::GetFlag(FLAGS_seconds)},
                         &results);

@@ -54,8 +54,8 @@ namespace HWY_NAMESPACE {
 class MemoryHead {
  public:
   // `held` has its buffers; what is needed for the time of a step is taken from `space`.
-  MemoryHead(const MemoryShape& shape, MemoryHeadBuffers* held, Workspace* space)
-      : shape_(shape), chunk_stride_(PaddedStride(shape.chunk)), held_(*held) {
+  MemoryHead(const MemoryShape& shape, MemoryHeadBuffers* buffers, Workspace* space)
+      : shape_(shape), chunk_stride_(PaddedStride(shape.chunk)), held_(*buffers) {
     const int64_t chunk = shape.chunk;
     int64_t widest = shape.head_dim;
     for (int64_t l = 0; l < shape.depth; ++l) {
@@ -63,6 +63,9 @@ class MemoryHead {
       out_stride_[l] = PaddedStride(shape.out(l));
       widest = std::max({widest, shape.in(l), shape.out(l)});
       before_[l] = space->Take(chunk * out_stride_[l]);
+      weights_[l] = held_.weights[l];
+      velocity_[l] = held_.velocity[l];
+      state_stride_[l] = out_stride_[l];
     }
     width_stride_ = PaddedStride(widest);
     for (float** table : {&keep_table_, &momentum_table_, &mix_, &overlap_})
@@ -85,29 +88,29 @@ class MemoryHead {
   }
   static constexpr int64_t SpaceBuffers(const MemoryShape& shape) { return shape.depth + 14; }
 
+  // What stays: copies all that the head starts from.
   void Load(const MemoryHeadInput& in) {
-    held_.open = in.open_tokens;
+    for (int64_t l = 0; l < shape_.depth; ++l) LoadState(in, l);
+    LoadOpen(in);
+  }
+
+  // One step from `in` to `out`. M and S are read where they are, where their rows are whole panels, and what the last
+  // chunk leaves is written where it stays.
+  void LoadStepSave(const MemoryHeadInput& in, const MemoryHeadOutput& out) {
     for (int64_t l = 0; l < shape_.depth; ++l) {
-      const int64_t ins = shape_.in(l), outs = shape_.out(l);
-      const auto load = [&](const float* from, float* to) {
-        if (in.across) {
-          CopyRows(from, outs, ins, outs, to, out_stride_[l]);
-        } else {
-          TransposeRows(from, ins, outs, ins, to, out_stride_[l]);
-        }
-      };
-      load(in.weights[l], held_.weights[l]);
-      if (shape_.momentum) load(in.velocity[l], held_.velocity[l]);
-      for (int64_t t = 0; t < held_.open; ++t) {
-        std::memcpy(held_.inputs[l] + t * in_stride_[l], in.open_inputs[l] + t * ins, ins * sizeof(float));
-        std::memcpy(held_.deltas[l] + t * out_stride_[l], in.open_deltas[l] + t * outs, outs * sizeof(float));
+      if (!in.across || !IsWholePanels(l)) {
+        LoadState(in, l);
+        continue;
       }
+      weights_[l] = in.weights[l];
+      velocity_[l] = in.velocity[l];
+      state_stride_[l] = shape_.out(l);
     }
-    MakeBackward();
-    if (held_.open == 0) return;
-    std::copy(in.open_theta, in.open_theta + held_.open, held_.theta);
-    if (shape_.momentum) std::copy(in.open_log_eta, in.open_log_eta + held_.open, held_.log_eta);
-    if (shape_.decay) std::copy(in.open_log_keep, in.open_log_keep + held_.open, held_.log_keep);
+    LoadOpen(in);
+    is_one_step_ = true;
+    chunks_to_out_ = (held_.open + in.tokens) / shape_.chunk;
+    Step(in, out);
+    Save(out);
   }
 
   // All tokens of `in`.
@@ -122,9 +125,9 @@ class MemoryHead {
   void Save(const MemoryHeadOutput& out) const {
     for (int64_t l = 0; l < shape_.depth; ++l) {
       const int64_t ins = shape_.in(l), outs = shape_.out(l);
-      if (held_.closed) {
-        CopyRows(held_.weights[l], out_stride_[l], ins, outs, out.weights[l], outs);
-        CopyRows(held_.velocity[l], out_stride_[l], ins, outs, out.velocity[l], outs);
+      if (held_.closed && !IsWholePanels(l)) {
+        CopyRows(weights_[l], state_stride_[l], ins, outs, out.weights[l], outs);
+        CopyRows(velocity_[l], state_stride_[l], ins, outs, out.velocity[l], outs);
       }
       for (int64_t t = 0; t < held_.open; ++t) {
         std::memcpy(out.open_inputs[l] + t * ins, held_.inputs[l] + t * in_stride_[l], ins * sizeof(float));
@@ -138,18 +141,50 @@ class MemoryHead {
   }
 
  private:
+  // Of a layer whose M and S are whole panels the products can read rows that are not padded.
+  bool IsWholePanels(int64_t l) const { return shape_.out(l) % kPanelColumns == 0; }
+
+  void LoadState(const MemoryHeadInput& in, int64_t l) {
+    const int64_t ins = shape_.in(l), outs = shape_.out(l);
+    const auto load = [&](const float* from, float* to) {
+      if (in.across) {
+        CopyRows(from, outs, ins, outs, to, out_stride_[l]);
+      } else {
+        TransposeRows(from, ins, outs, ins, to, out_stride_[l]);
+      }
+    };
+    load(in.weights[l], held_.weights[l]);
+    if (shape_.momentum) load(in.velocity[l], held_.velocity[l]);
+  }
+
+  void LoadOpen(const MemoryHeadInput& in) {
+    held_.open = in.open_tokens;
+    MakeBackward();
+    if (held_.open == 0) return;
+    for (int64_t l = 0; l < shape_.depth; ++l) {
+      const int64_t ins = shape_.in(l), outs = shape_.out(l);
+      for (int64_t t = 0; t < held_.open; ++t) {
+        std::memcpy(held_.inputs[l] + t * in_stride_[l], in.open_inputs[l] + t * ins, ins * sizeof(float));
+        std::memcpy(held_.deltas[l] + t * out_stride_[l], in.open_deltas[l] + t * outs, outs * sizeof(float));
+      }
+    }
+    std::copy(in.open_theta, in.open_theta + held_.open, held_.theta);
+    if (shape_.momentum) std::copy(in.open_log_eta, in.open_log_eta + held_.open, held_.log_eta);
+    if (shape_.decay) std::copy(in.open_log_keep, in.open_log_keep + held_.open, held_.log_keep);
+  }
+
   // Tokens [from, from + count) of `in`, which the open chunk has room for.
   void StepInChunk(const MemoryHeadInput& in, int64_t from, int64_t count, const MemoryHeadOutput& out) {
     Write(in, from, count, out);
     MakeTables(count);
     Read(in.queries + from * shape_.head_dim, count, out.reads + from * shape_.head_dim);
-    if (held_.open == shape_.chunk) Close();
+    if (held_.open == shape_.chunk) Close(from + count < in.tokens, out);
   }
 
   // The weights as the error goes back through them, of all layers but the first.
   void MakeBackward() {
     for (int64_t l = 1; l < shape_.depth; ++l) {
-      TransposeRows(held_.weights[l], out_stride_[l], shape_.in(l), shape_.out(l), held_.backward[l], in_stride_[l]);
+      TransposeRows(weights_[l], state_stride_[l], shape_.in(l), shape_.out(l), held_.backward[l], in_stride_[l]);
     }
   }
 
@@ -163,8 +198,8 @@ class MemoryHead {
     }
     for (int64_t l = 0; l < depth; ++l) {
       const int64_t stride = out_stride_[l];
-      Product<Into::kSet>({held_.inputs[l] + first * in_stride_[l], in_stride_[l]}, count, shape_.in(l),
-                          held_.weights[l], stride, shape_.out(l), before_[l], stride);
+      Product<Into::kSet>({held_.inputs[l] + first * in_stride_[l], in_stride_[l]}, count, shape_.in(l), weights_[l],
+                          state_stride_[l], shape_.out(l), before_[l], stride);
       if (l + 1 == depth) break;
       for (int64_t t = 0; t < count; ++t) {
         SiluAndGrad(shape_.out(l), before_[l] + t * stride, held_.inputs[l + 1] + (first + t) * in_stride_[l + 1]);
@@ -231,6 +266,11 @@ class MemoryHead {
     for (int64_t i = 0; i < count; ++i) sums[i] = sum += values[i];
   }
 
+  // Of the tables' row of a token, the columns that are made: up to its own, by whole tiles. Behind its own are zeros.
+  int64_t MadeColumns(int64_t token) const {
+    return std::min(held_.open, token / kTileColumns * kTileColumns + kTileColumns);
+  }
+
   // How the chunk's tokens act on its last `rows`: mix_ [rows, held_.open] (Cmat, with the steps), keep_, carry_
   // [rows].
   void MakeTables(int64_t rows) {
@@ -255,7 +295,15 @@ class MemoryHead {
         DecayRow(eta_sums_, i, momentum_table_ + i * stride);
         velocity_keep_[i] = std::exp(eta_sums_[i]);
       }
-      Product<Into::kSet>({keep_table_, stride}, rows, n, momentum_table_, stride, n, mix_, stride);
+      // Both tables are lower triangles, and so is their product.
+      for (int64_t j = 0; j < n; j += kTileColumns) {
+        const int64_t columns = std::min(kTileColumns, n - j);
+        for (int64_t r = std::max<int64_t>(0, j - before); r < rows; r += kTileRows) {
+          const int64_t here = std::min<int64_t>(kTileRows, rows - r);
+          Columns<Into::kSet>({keep_table_ + r * stride + j, stride}, here, momentum_table_ + j * stride + j, stride,
+                              before + r + here - j, FromNothing(), 0, mix_ + r * stride + j, stride, columns);
+        }
+      }
       for (int64_t r = 0; r < rows; ++r) {
         carry_[r] = SumOver(
             n, [](FloatTag, FloatVec a, FloatVec b) HWY_ATTR { return hn::Mul(a, b); }, keep_table_ + r * stride,
@@ -267,20 +315,21 @@ class MemoryHead {
     for (int64_t r = 0; r < rows; ++r) {
       float* const row = mix_ + r * stride;
       ForEach(
-          n, row, [](FloatTag, FloatVec m, FloatVec theta) HWY_ATTR { return hn::Mul(m, theta); }, row, held_.theta);
+          MadeColumns(before + r), row, [](FloatTag, FloatVec m, FloatVec theta) HWY_ATTR { return hn::Mul(m, theta); },
+          row, held_.theta);
     }
   }
 
   // Reads with the weights after each of the last `rows` tokens.
   void Read(const float* queries, int64_t rows, float* to) {
-    const int64_t d = shape_.head_dim, n = held_.open;
+    const int64_t d = shape_.head_dim, n = held_.open, before = n - rows;
     Strided from = {queries, d};
     for (int64_t l = 0; l < shape_.depth; ++l) {
       const int64_t ins = shape_.in(l), outs = shape_.out(l), stride = out_stride_[l];
       float* const y = l % 2 == 0 ? read_ : next_;  // `from` is the other one
-      Product<Into::kSet>(from, rows, ins, held_.weights[l], stride, outs, y, width_stride_);
+      Product<Into::kSet>(from, rows, ins, weights_[l], state_stride_[l], outs, y, width_stride_);
       if (shape_.momentum) {
-        Product<Into::kSet>(from, rows, ins, held_.velocity[l], stride, outs, more_, width_stride_);
+        Product<Into::kSet>(from, rows, ins, velocity_[l], state_stride_[l], outs, more_, width_stride_);
       }
       for (int64_t r = 0; r < rows; ++r) {
         float* const row = y + r * width_stride_;
@@ -296,14 +345,22 @@ class MemoryHead {
         }
       }
       TransposeRows(held_.inputs[l], in_stride_[l], n, ins, inputs_across_, chunk_stride_);
-      Product<Into::kSet>(from, rows, ins, inputs_across_, chunk_stride_, n, overlap_, chunk_stride_);
+      // A token's read knows the tokens up to its own: of the overlaps, the tiles that have some of these.
+      for (int64_t j = 0; j < n; j += kTileColumns) {
+        const int64_t first = std::max<int64_t>(0, j - before);
+        Columns<Into::kSet>({from.values + first * from.row_stride, from.row_stride}, rows - first, inputs_across_ + j,
+                            chunk_stride_, ins, FromNothing(), 0, overlap_ + first * chunk_stride_ + j, chunk_stride_,
+                            std::min(kTileColumns, n - j));
+      }
       for (int64_t r = 0; r < rows; ++r) {
         float* const row = overlap_ + r * chunk_stride_;
+        const int64_t made = MadeColumns(before + r);
         ForEach(
-            n, row, [](FloatTag, FloatVec a, FloatVec b) HWY_ATTR { return hn::Mul(a, b); }, row,
+            made, row, [](FloatTag, FloatVec a, FloatVec b) HWY_ATTR { return hn::Mul(a, b); }, row,
             mix_ + r * chunk_stride_);
+        std::fill(row + made, row + std::max(made, n), 0.0f);
       }
-      Product<Into::kSubtract>({overlap_, chunk_stride_}, rows, n, held_.deltas[l], stride, outs, y, width_stride_);
+      SubtractLowerProduct({overlap_, chunk_stride_}, rows, before, held_.deltas[l], stride, outs, y, width_stride_);
       if (l + 1 < shape_.depth) {
         for (int64_t r = 0; r < rows; ++r) {
           float* const row = y + r * width_stride_;
@@ -325,31 +382,43 @@ class MemoryHead {
     }
   }
 
-  // state [in, out] -= inputs^T (deltas * steps), summed over the chunk.
-  void Learn(int64_t l, const float* steps, float* state) {
+  // keep M + carry S.
+  struct Carried {
+    const float *weights, *velocity;
+    int64_t stride;
+    float keep, carry;
+    HWY_INLINE FloatVec operator()(int64_t row, int64_t column) const {
+      const FloatTag d;
+      const FloatVec kept = hn::Mul(hn::LoadU(d, weights + row * stride + column), hn::Set(d, keep));
+      return hn::MulAdd(hn::LoadU(d, velocity + row * stride + column), hn::Set(d, carry), kept);
+    }
+  };
+  // factor times a matrix.
+  struct Kept {
+    const float* values;
+    int64_t stride;
+    float factor;
+    HWY_INLINE FloatVec operator()(int64_t row, int64_t column) const {
+      const FloatTag d;
+      return hn::Mul(hn::LoadU(d, values + row * stride + column), hn::Set(d, factor));
+    }
+  };
+
+  // to [in, out] = start - inputs^T (deltas * steps), summed over the chunk.
+  template <typename From>
+  void Learn(int64_t l, const float* steps, const From& start, float* to, int64_t to_stride) {
     for (int64_t t = 0; t < held_.open; ++t) {
       ForEach(
           shape_.out(l), steps_ + t * width_stride_,
           [&](FloatTag tag, FloatVec v) HWY_ATTR { return hn::Mul(v, hn::Set(tag, steps[t])); },
           held_.deltas[l] + t * out_stride_[l]);
     }
-    Product<Into::kSubtract>({held_.inputs[l], 1, in_stride_[l]}, shape_.in(l), held_.open, steps_, width_stride_,
-                             shape_.out(l), state, out_stride_[l]);
+    ProductFrom<Into::kSubtract>(start, {held_.inputs[l], 1, in_stride_[l]}, shape_.in(l), held_.open, steps_,
+                                 width_stride_, shape_.out(l), to, to_stride);
   }
 
-  // weights = keep weights + carry velocity; velocity = velocity_keep velocity, whole vectors of both.
-  static void Carry(float keep, float carry, float velocity_keep, int64_t count, float* weights, float* velocity) {
-    const FloatTag tag;
-    for (int64_t i = 0; i < count; i += kLanes) {
-      const FloatVec s = hn::LoadU(tag, velocity + i);
-      const FloatVec kept = hn::Mul(hn::LoadU(tag, weights + i), hn::Set(tag, keep));
-      hn::StoreU(hn::MulAdd(s, hn::Set(tag, carry), kept), tag, weights + i);
-      hn::StoreU(hn::Mul(s, hn::Set(tag, velocity_keep)), tag, velocity + i);
-    }
-  }
-
-  // The chunk is whole: its tables' last row is what it leaves.
-  void Close() {
+  // The chunk is whole: its tables' last row is what it leaves. `goes_on`: more tokens follow in this step.
+  void Close(bool goes_on, const MemoryHeadOutput& out) {
     const int64_t n = held_.open;
     // Of the tables, the last row made: of `rows` rows it is the last one of mix_.
     const float* const weight_steps = mix_ + (rows_of_tables_ - 1) * chunk_stride_;
@@ -358,25 +427,32 @@ class MemoryHead {
       ForEach(
           n, velocity_steps, [](FloatTag, FloatVec a, FloatVec b) HWY_ATTR { return hn::Mul(a, b); }, velocity_steps,
           held_.theta);
+    } else {
+      std::fill(velocity_steps, velocity_steps + n - 1, 0.0f);
+      velocity_steps[n - 1] = held_.theta[n - 1];
     }
     const float keep = shape_.decay ? keep_[rows_of_tables_ - 1] : 1.0f;
+    chunks_to_out_ -= 1;
     for (int64_t l = 0; l < shape_.depth; ++l) {
-      const int64_t elements = shape_.in(l)*out_stride_[l];
+      const bool is_out = chunks_to_out_ == 0 && IsWholePanels(l);
+      float* const weights = is_out ? out.weights[l] : held_.weights[l];
+      float* const velocity = is_out ? out.velocity[l] : held_.velocity[l];
+      const int64_t from_stride = state_stride_[l], stride = is_out ? shape_.out(l) : out_stride_[l];
       if (shape_.momentum) {
-        Carry(keep, carry_[rows_of_tables_ - 1], velocity_keep_[n - 1], elements, held_.weights[l], held_.velocity[l]);
-        Learn(l, velocity_steps, held_.velocity[l]);
+        Learn(l, weight_steps, Carried{weights_[l], velocity_[l], from_stride, keep, carry_[rows_of_tables_ - 1]},
+              weights, stride);
+        Learn(l, velocity_steps, Kept{velocity_[l], from_stride, velocity_keep_[n - 1]}, velocity, stride);
       } else {
-        if (shape_.decay) Scale(keep, elements, held_.weights[l]);
-        std::fill(held_.velocity[l], held_.velocity[l] + elements, 0.0f);
-        std::fill(velocity_keep_, velocity_keep_ + n, 0.0f);
-        velocity_keep_[n - 1] = held_.theta[n - 1];
-        Learn(l, velocity_keep_, held_.velocity[l]);
+        Learn(l, weight_steps, Kept{weights_[l], from_stride, keep}, weights, stride);
+        Learn(l, velocity_steps, FromNothing(), velocity, stride);
       }
-      Learn(l, weight_steps, held_.weights[l]);
+      weights_[l] = weights;
+      velocity_[l] = velocity;
+      state_stride_[l] = stride;
     }
-    MakeBackward();
     held_.open = 0;
     held_.closed = true;
+    if (goes_on || !is_one_step_) MakeBackward();
   }
 
   template <typename T>
@@ -387,6 +463,11 @@ class MemoryHead {
   MemoryHeadBuffers& held_;
   int64_t width_stride_ = 0;
   int64_t rows_of_tables_ = 0;
+  Layers<const float*> weights_{},
+      velocity_{};                  // M and S at the open chunk's start: the buffers', or of input or output
+  Layers<int64_t> state_stride_{};  // between their rows
+  bool is_one_step_ = false;        // nothing of the buffers is used after it
+  int64_t chunks_to_out_ = 0;       // one step: how many are closed until M and S are the output's
   Layers<int64_t> in_stride_{}, out_stride_{};
   // [new tokens, out]: what comes out of a layer; of all but the last, then the derivative of silu there.
   Layers<float*> before_{};
@@ -401,9 +482,7 @@ void StepMemoryHeadHere(const MemoryShape& shape, const MemoryHeadInput& in, con
                   HeldBuffers(shape) + MemoryHead::SpaceBuffers(shape));
   MemoryHeadBuffers held = Carve(shape, &space);
   MemoryHead head(shape, &held, &space);
-  head.Load(in);
-  head.Step(in, out);
-  head.Save(out);
+  head.LoadStepSave(in, out);
 }
 
 void LoadHeldHere(const MemoryShape& shape, const MemoryHeadInput& in, MemoryHeadBuffers* held) {

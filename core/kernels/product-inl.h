@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "core/kernels/product.h"
 
@@ -44,16 +45,29 @@ HWY_INLINE FloatVec LoadRight(FloatTag d, const hwy::bfloat16_t* from) {
   return hn::PromoteTo(d, hn::LoadU(hn::Rebind<hwy::bfloat16_t, FloatTag>(), from));
 }
 
-// c [kRows, 2 vectors] of one tile, summed over k in order: a row's bits do not depend on kRows.
-template <int kRows, Into kInto, typename Right>
-HWY_INLINE void Tile(const Strided& a, const Right* HWY_RESTRICT b, int64_t b_stride, int64_t depth,
-                     float* HWY_RESTRICT c, int64_t c_stride) {
+// What a product is added to or subtracted from: a vector of it, at a row and a column of the product.
+struct FromNothing {
+  HWY_INLINE FloatVec operator()(int64_t, int64_t) const { return hn::Zero(FloatTag()); }
+};
+struct FromRows {
+  const float* values;
+  int64_t stride;
+  HWY_INLINE FloatVec operator()(int64_t row, int64_t column) const {
+    return hn::LoadU(FloatTag(), values + row * stride + column);
+  }
+};
+
+// c [kRows, 2 vectors] of one tile, which begins at row and column of what it starts from, summed over k in order: a
+// row's bits do not depend on kRows.
+template <int kRows, Into kInto, typename Right, typename From>
+HWY_INLINE void Tile(const Strided& a, const Right* HWY_RESTRICT b, int64_t b_stride, int64_t depth, const From& start,
+                     int64_t row, int64_t column, float* c, int64_t c_stride) {
   const FloatTag d;
   FloatVec left[kRows], right[kRows];
   HWY_UNROLL(16)
   for (int r = 0; r < kRows; ++r) {
-    left[r] = kInto == Into::kSet ? hn::Zero(d) : hn::LoadU(d, c + r * c_stride);
-    right[r] = kInto == Into::kSet ? hn::Zero(d) : hn::LoadU(d, c + r * c_stride + kLanes);
+    left[r] = start(row + r, column);
+    right[r] = start(row + r, column + kLanes);
   }
   const float* at = a.values;
   for (int64_t k = 0; k < depth; ++k) {
@@ -79,33 +93,40 @@ HWY_INLINE void Tile(const Strided& a, const Right* HWY_RESTRICT b, int64_t b_st
   }
 }
 
-template <int kRows, Into kInto, typename Right>
-HWY_INLINE void TileOfRows(int64_t rows, const Strided& a, const Right* b, int64_t b_stride, int64_t depth, float* c,
-                           int64_t c_stride) {
+template <int kRows, Into kInto, typename Right, typename From>
+HWY_INLINE void TileOfRows(int64_t rows, const Strided& a, const Right* b, int64_t b_stride, int64_t depth,
+                           const From& start, int64_t row, int64_t column, float* c, int64_t c_stride) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return TileOfRows<kRows - 1, kInto>(rows, a, b, b_stride, depth, c, c_stride);
+    if (rows < kRows) {
+      return TileOfRows<kRows - 1, kInto>(rows, a, b, b_stride, depth, start, row, column, c, c_stride);
+    }
   }
-  Tile<kRows, kInto>(a, b, b_stride, depth, c, c_stride);
+  Tile<kRows, kInto>(a, b, b_stride, depth, start, row, column, c, c_stride);
 }
 
-// c [rows, columns], columns <= kTileColumns; b's rows may be read to kTileColumns.
-template <Into kInto, typename Right>
-HWY_NOINLINE void Columns(const Strided& a, int64_t rows, const Right* b, int64_t b_stride, int64_t depth, float* c,
-                          int64_t c_stride, int64_t columns) {
+// c [rows, columns], columns <= kTileColumns, which begins at `column` of what it starts from; b's rows may be read to
+// kTileColumns, and those of a start that is not FromRows.
+template <Into kInto, typename Right, typename From>
+HWY_NOINLINE void Columns(const Strided& a, int64_t rows, const Right* b, int64_t b_stride, int64_t depth,
+                          const From& start, int64_t column, float* c, int64_t c_stride, int64_t columns) {
   for (int64_t r = 0; r < rows; r += kTileRows) {
     const int64_t here = std::min<int64_t>(kTileRows, rows - r);
     const Strided from = {a.values + r * a.row_stride, a.row_stride, a.column_stride};
     float* const to = c + r * c_stride;
     if (columns == kTileColumns) {
-      TileOfRows<kTileRows, kInto>(here, from, b, b_stride, depth, to, c_stride);
+      TileOfRows<kTileRows, kInto>(here, from, b, b_stride, depth, start, r, column, to, c_stride);
       continue;
     }
     float part[kTileRows * kTileColumns] = {};  // only `columns` of c are ours
-    if (kInto != Into::kSet) {
-      for (int64_t i = 0; i < here; ++i)
-        std::memcpy(part + i * kTileColumns, to + i * c_stride, columns * sizeof(float));
+    if constexpr (std::is_same_v<From, FromRows>) {
+      for (int64_t i = 0; i < here; ++i) {
+        std::memcpy(part + i * kTileColumns, start.values + (r + i) * start.stride + column, columns * sizeof(float));
+      }
+      TileOfRows<kTileRows, kInto>(here, from, b, b_stride, depth, FromRows{part, kTileColumns}, 0, 0, part,
+                                   kTileColumns);
+    } else {
+      TileOfRows<kTileRows, kInto>(here, from, b, b_stride, depth, start, r, column, part, kTileColumns);
     }
-    TileOfRows<kTileRows, kInto>(here, from, b, b_stride, depth, part, kTileColumns);
     for (int64_t i = 0; i < here; ++i) std::memcpy(to + i * c_stride, part + i * kTileColumns, columns * sizeof(float));
   }
 }
@@ -135,6 +156,16 @@ HWY_NOINLINE void WideRow(const Strided& a, const Right* HWY_RESTRICT b, int64_t
   for (int i = 0; i < kWide; ++i) hn::StoreU(sum[i], d, c + i * kLanes);
 }
 
+// c [rows, columns] = start +- a [rows, depth] b [depth, columns]. The rows of b, and what `start` is made from, may be
+// read to the next multiple of kPanelColumns (but FromRows only to `columns`). c may be what it starts from.
+template <Into kInto, typename Right, typename From>
+HWY_INLINE void ProductFrom(const From& start, const Strided& a, int64_t rows, int64_t depth, const Right* b,
+                            int64_t b_stride, int64_t columns, float* c, int64_t c_stride) {
+  for (int64_t j = 0; j < columns; j += kTileColumns) {
+    Columns<kInto>(a, rows, b + j, b_stride, depth, start, j, c + j, c_stride, std::min(kTileColumns, columns - j));
+  }
+}
+
 // c [rows, columns] = (+=, -=) a [rows, depth] b [depth, columns]. b's rows may be read to the next multiple of
 // kPanelColumns.
 template <Into kInto, typename Right>
@@ -144,8 +175,25 @@ HWY_INLINE void Product(const Strided& a, int64_t rows, int64_t depth, const Rig
   for (; rows == 1 && columns - j >= kWide * kLanes; j += kWide * kLanes) {
     WideRow<kInto>(a, b + j, b_stride, depth, c + j);
   }
-  for (; j < columns; j += kTileColumns) {
-    Columns<kInto>(a, rows, b + j, b_stride, depth, c + j, c_stride, std::min(kTileColumns, columns - j));
+  if constexpr (kInto == Into::kSet) {
+    ProductFrom<kInto>(FromNothing(), a, rows, depth, b + j, b_stride, columns - j, c + j, c_stride);
+  } else {
+    ProductFrom<kInto>(FromRows{c + j, c_stride}, a, rows, depth, b + j, b_stride, columns - j, c + j, c_stride);
+  }
+}
+
+// c [rows, columns] -= a [rows, depth] b [depth, columns], where row r of a is zero behind its element `diagonal` + r.
+// Those zeros are read, and multiplied, only up to the last element of the tile's last row.
+HWY_INLINE void SubtractLowerProduct(const Strided& a, int64_t rows, int64_t diagonal, const float* b, int64_t b_stride,
+                                     int64_t columns, float* c, int64_t c_stride) {
+  for (int64_t j = 0; j < columns; j += kTileColumns) {
+    for (int64_t r = 0; r < rows; r += kTileRows) {
+      const int64_t here = std::min<int64_t>(kTileRows, rows - r);
+      float* const to = c + r * c_stride + j;
+      Columns<Into::kSubtract>({a.values + r * a.row_stride, a.row_stride, a.column_stride}, here, b + j, b_stride,
+                               diagonal + r + here, FromRows{to, c_stride}, 0, to, c_stride,
+                               std::min(kTileColumns, columns - j));
+    }
   }
 }
 
