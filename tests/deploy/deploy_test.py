@@ -155,7 +155,8 @@ class DockerfileTest(unittest.TestCase):
 @unittest.skipUnless(shutil.which("dpkg-query"), "no dpkg: which package a library is of, nobody knows")
 class PackagesTest(unittest.TestCase):
     def setUp(self):
-        self.listed = {line.split("#")[0].strip() for line in read("deploy/packages-runtime.txt").splitlines()} - {""}
+        self.listed, self.image = ({line.split("#")[0].strip() for line in read(f"deploy/{name}.txt").splitlines()} - {""}
+                                   for name in ("packages-runtime", "packages-image"))
 
     def owners(self, paths):
         """The packages of these files; those that no package has, such as a LibTorch of one's own, are left out."""
@@ -186,17 +187,25 @@ class PackagesTest(unittest.TestCase):
                            for any_of in depends.split(",") if any_of.strip()]
             for virtual in filter(None, (one.split("(")[0].strip() for one in provides.split(","))):
                 provided.setdefault(virtual, []).append(name)
-        covered, todo = set(), list(self.listed)
-        while todo:
-            name = todo.pop()
-            if name in covered or name not in needs:
-                continue
-            covered.add(name)
-            for any_of in needs[name]:
-                todo += [real for one in any_of for real in ([one] if one in needs else provided.get(one, []))]
+
+        def closure(roots):
+            covered, todo = set(), list(roots)
+            while todo:
+                name = todo.pop()
+                if name in covered or name not in needs:
+                    continue
+                covered.add(name)
+                for any_of in needs[name]:
+                    todo += [real for one in any_of for real in ([one] if one in needs else provided.get(one, []))]
+            return covered
+
         used = set().union(*(self.owners(self.libraries(binary).values()) for binary in self.binaries()))
         self.assertGreater(len(used), 10)
-        self.assertEqual(used - covered, set())
+        self.assertEqual(used - closure(self.listed), set())
+        # The image has LibTorch's files without its dependencies.
+        image = closure((self.listed | self.image) - {"libtorch1.13"})
+        self.assertEqual(used - image - {"libtorch1.13"}, set())
+        self.assertEqual([name for name in image if re.match("libopencv|libavcodec", name)], [])
 
 
 class ComposeTest(unittest.TestCase):
