@@ -288,6 +288,7 @@ class MemoryHead {
         std::fill(row, row + before + r + 1, 1.0f);
         std::fill(row + before + r + 1, row + stride, 0.0f);
       }
+      std::fill(keep_, keep_ + rows, 1.0f);
     }
     if (shape_.momentum) {
       Accumulate(held_.log_eta, n, eta_sums_);
@@ -320,6 +321,31 @@ class MemoryHead {
     }
   }
 
+  // keep M q, a row for each q.
+  struct KeptRows {
+    const float* of_weights;
+    int64_t stride;
+    const float* keep;
+    HWY_INLINE FloatVec operator()(int64_t row, int64_t column) const {
+      const FloatTag d;
+      return hn::Mul(hn::LoadU(d, of_weights + row * stride + column), hn::Set(d, keep[row]));
+    }
+    HWY_INLINE KeptRows Below(int64_t row) const { return {of_weights + row * stride, stride, keep + row}; }
+  };
+  // And carry S q added.
+  struct CarriedRows {
+    KeptRows kept;
+    const float *of_velocity, *carry;
+    HWY_INLINE FloatVec operator()(int64_t row, int64_t column) const {
+      const FloatTag d;
+      const FloatVec s = hn::LoadU(d, of_velocity + row * kept.stride + column);
+      return hn::MulAdd(s, hn::Set(d, carry[row]), kept(row, column));
+    }
+    HWY_INLINE CarriedRows Below(int64_t row) const {
+      return {kept.Below(row), of_velocity + row * kept.stride, carry + row};
+    }
+  };
+
   // Reads with the weights after each of the last `rows` tokens.
   void Read(const float* queries, int64_t rows, float* to) {
     const int64_t d = shape_.head_dim, n = held_.open, before = n - rows;
@@ -330,19 +356,6 @@ class MemoryHead {
       Product<Into::kSet>(from, rows, ins, weights_[l], state_stride_[l], outs, y, width_stride_);
       if (shape_.momentum) {
         Product<Into::kSet>(from, rows, ins, velocity_[l], state_stride_[l], outs, more_, width_stride_);
-      }
-      for (int64_t r = 0; r < rows; ++r) {
-        float* const row = y + r * width_stride_;
-        const float keep = shape_.decay ? keep_[r] : 1.0f;
-        if (shape_.momentum) {
-          ForEach(
-              outs, row,
-              [&](FloatTag tag, FloatVec v, FloatVec s)
-                  HWY_ATTR { return hn::MulAdd(s, hn::Set(tag, carry_[r]), hn::Mul(v, hn::Set(tag, keep))); },
-              row, more_ + r * width_stride_);
-        } else if (shape_.decay) {
-          Scale(keep, outs, row);
-        }
       }
       TransposeRows(held_.inputs[l], in_stride_[l], n, ins, inputs_across_, chunk_stride_);
       // A token's read knows the tokens up to its own: of the overlaps, the tiles that have some of these.
@@ -360,7 +373,14 @@ class MemoryHead {
             mix_ + r * chunk_stride_);
         std::fill(row + made, row + std::max(made, n), 0.0f);
       }
-      SubtractLowerProduct({overlap_, chunk_stride_}, rows, before, held_.deltas[l], stride, outs, y, width_stride_);
+      const Strided overlap = {overlap_, chunk_stride_};
+      const KeptRows kept = {y, width_stride_, keep_};
+      if (shape_.momentum) {
+        SubtractLowerProduct(CarriedRows{kept, more_, carry_}, overlap, rows, before, held_.deltas[l], stride, outs, y,
+                             width_stride_);
+      } else {
+        SubtractLowerProduct(kept, overlap, rows, before, held_.deltas[l], stride, outs, y, width_stride_);
+      }
       if (l + 1 < shape_.depth) {
         for (int64_t r = 0; r < rows; ++r) {
           float* const row = y + r * width_stride_;
@@ -431,7 +451,7 @@ class MemoryHead {
       std::fill(velocity_steps, velocity_steps + n - 1, 0.0f);
       velocity_steps[n - 1] = held_.theta[n - 1];
     }
-    const float keep = shape_.decay ? keep_[rows_of_tables_ - 1] : 1.0f;
+    const float keep = keep_[rows_of_tables_ - 1];
     chunks_to_out_ -= 1;
     for (int64_t l = 0; l < shape_.depth; ++l) {
       const bool is_out = chunks_to_out_ == 0 && IsWholePanels(l);

@@ -182,16 +182,17 @@ HWY_INLINE void Product(const Strided& a, int64_t rows, int64_t depth, const Rig
   }
 }
 
-// c [rows, columns] -= a [rows, depth] b [depth, columns], where row r of a is zero behind its element `diagonal` + r.
-// Those zeros are read, and multiplied, only up to the last element of the tile's last row.
-HWY_INLINE void SubtractLowerProduct(const Strided& a, int64_t rows, int64_t diagonal, const float* b, int64_t b_stride,
-                                     int64_t columns, float* c, int64_t c_stride) {
+// c [rows, columns] = start - a [rows, depth] b [depth, columns], where row r of a is zero behind its element
+// `diagonal` + r. Those zeros are read, and multiplied, only up to the last element of the tile's last row. `start` has
+// Below(r), what it is from its row r on; otherwise as ProductFrom.
+template <typename From>
+HWY_INLINE void SubtractLowerProduct(const From& start, const Strided& a, int64_t rows, int64_t diagonal,
+                                     const float* b, int64_t b_stride, int64_t columns, float* c, int64_t c_stride) {
   for (int64_t j = 0; j < columns; j += kTileColumns) {
     for (int64_t r = 0; r < rows; r += kTileRows) {
       const int64_t here = std::min<int64_t>(kTileRows, rows - r);
-      float* const to = c + r * c_stride + j;
       Columns<Into::kSubtract>({a.values + r * a.row_stride, a.row_stride, a.column_stride}, here, b + j, b_stride,
-                               diagonal + r + here, FromRows{to, c_stride}, 0, to, c_stride,
+                               diagonal + r + here, start.Below(r), j, c + r * c_stride + j, c_stride,
                                std::min(kTileColumns, columns - j));
     }
   }
