@@ -16,7 +16,7 @@ constexpr size_t kReadTokensATurn = 512;
 constexpr size_t kReadTokensAtOnce = 64;
 constexpr int kAnswerTokensATurn = 8;
 // The folder is closed for moments after a write failed; a query of the past waits, as long as the disk is well.
-constexpr int kMaxReadTries = 200;
+constexpr int kMaxReadTries = 3000;  // one after another: half a minute
 constexpr absl::Duration kReadPause = absl::Milliseconds(10);
 }  // namespace
 
@@ -64,6 +64,7 @@ absl::Status QueryRun::ReadPast() {
     absl::SleepFor(kReadPause);
     return absl::OkStatus();
   }
+  tries_ = 0;
   ASSIGN_OR_RETURN(std::vector<int32_t> tokens, std::move(next));
   if (static_cast<int64_t>(tokens.size()) < count) {
     return absl::DataLossError(
