@@ -131,12 +131,14 @@ HWY_NOINLINE void Columns(const Strided& a, int64_t rows, const Right* b, int64_
   }
 }
 
-// c [1, kWide vectors], summed in the order of Tile. A matrix that one row is multiplied by comes from far away, and
-// memory likes to be read in its own order.
-constexpr int kWide = 8;
+// c [1, kWide vectors], summed in the order of Tile, of panels of b that begin panel_stride apart. So many sums keep
+// the CPU busy; and a matrix that one row is multiplied by comes from far away, and memory likes to be read in its own
+// order.
+constexpr int kWide = HWY_MAX(8, kPanelColumns / kLanes);
 template <Into kInto, typename Right>
-HWY_NOINLINE void WideRow(const Strided& a, const Right* HWY_RESTRICT b, int64_t b_stride, int64_t depth,
-                          float* HWY_RESTRICT c) {
+HWY_NOINLINE void WideRow(const Strided& a, const Right* HWY_RESTRICT b, int64_t b_stride, int64_t panel_stride,
+                          int64_t depth, float* HWY_RESTRICT c) {
+  constexpr int kOfPanel = kPanelColumns / kLanes;
   const FloatTag d;
   FloatVec sum[kWide];
   HWY_UNROLL(8)
@@ -146,7 +148,7 @@ HWY_NOINLINE void WideRow(const Strided& a, const Right* HWY_RESTRICT b, int64_t
     const FloatVec factor = hn::Set(d, *at);
     HWY_UNROLL(8)
     for (int i = 0; i < kWide; ++i) {
-      const FloatVec v = LoadRight(d, b + i * kLanes);
+      const FloatVec v = LoadRight(d, b + i / kOfPanel * panel_stride + i % kOfPanel * kLanes);
       sum[i] = kInto == Into::kSubtract ? hn::NegMulAdd(factor, v, sum[i]) : hn::MulAdd(factor, v, sum[i]);
     }
     at += a.column_stride;
@@ -173,7 +175,7 @@ HWY_INLINE void Product(const Strided& a, int64_t rows, int64_t depth, const Rig
                         int64_t columns, float* c, int64_t c_stride) {
   int64_t j = 0;
   for (; rows == 1 && columns - j >= kWide * kLanes; j += kWide * kLanes) {
-    WideRow<kInto>(a, b + j, b_stride, depth, c + j);
+    WideRow<kInto>(a, b + j, b_stride, kPanelColumns, depth, c + j);
   }
   if constexpr (kInto == Into::kSet) {
     ProductFrom<kInto>(FromNothing(), a, rows, depth, b + j, b_stride, columns - j, c + j, c_stride);

@@ -20,16 +20,21 @@ namespace HWY_NAMESPACE {
 
 void MultiplyPacked(const float* x, int64_t x_stride, const PackedMatrix& weight, int64_t rows, float* y,
                     int64_t y_stride) {
-  for (int64_t begin = 0; begin < weight.outputs(); begin += kPanelColumns) {
-    const int64_t index = begin / kPanelColumns, columns = std::min(kPanelColumns, weight.outputs() - begin);
-    const auto multiply = [&](const auto* panel) {
-      Product<Into::kSet>({x, x_stride}, rows, weight.inputs(), panel, kPanelColumns, columns, y + begin, y_stride);
-    };
-    if (weight.type() == WeightType::kBFloat16) {
-      multiply(weight.narrow_panel(index));
-    } else {
-      multiply(weight.panel(index));
+  const auto multiply = [&](const auto* panels) {
+    const int64_t depth = weight.inputs(), panel_size = depth * kPanelColumns;
+    int64_t j = 0;
+    for (; rows == 1 && j + kWide * kLanes <= weight.outputs(); j += kWide * kLanes) {
+      WideRow<Into::kSet>({x, x_stride}, panels + j * depth, kPanelColumns, panel_size, depth, y + j);
     }
+    for (; j < weight.outputs(); j += kPanelColumns) {
+      Product<Into::kSet>({x, x_stride}, rows, depth, panels + j * depth, kPanelColumns,
+                          std::min(kPanelColumns, weight.outputs() - j), y + j, y_stride);
+    }
+  };
+  if (weight.type() == WeightType::kBFloat16) {
+    multiply(weight.narrow_panel(0));
+  } else {
+    multiply(weight.panel(0));
   }
 }
 
