@@ -1,11 +1,22 @@
 #include "core/model/session_state.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/model/state_codec.h"
 #include "core/model/tensor_ops.h"
 
 namespace mnemosyne {
+
+namespace {
+
+// M and S are stored across, as kernels leave them: there is nothing to turn around.
+at::Tensor AsStored(const at::Tensor& tensor, bool is_matrices) {
+  return InOrder(is_matrices ? tensor.transpose(1, 2) : tensor);
+}
+
+}  // namespace
 
 int64_t StateOffset(const SessionState& state) { return state.offset(); }
 
@@ -15,8 +26,8 @@ std::string EncodeSessionState(const SessionState& state, absl::string_view fing
   for (const StateTensor& one : tensors) bytes += one.tensor.numel() * sizeof(float);
   StateFormatter formatter(fingerprint, state.offset(), tensors.size(), bytes);
   for (const StateTensor& one : tensors) {
-    const at::Tensor host = InOrder(one.tensor.to(at::kFloat));
-    formatter.Add({{one.name, host.sizes().vec()},
+    const at::Tensor host = AsStored(one.tensor.to(at::kFloat), one.is_matrices);
+    formatter.Add({{one.name, host.sizes().vec(), one.is_matrices},
                    {static_cast<const char*>(host.data_ptr()), static_cast<size_t>(host.nbytes())}});
   }
   return formatter.Finish();
@@ -27,16 +38,26 @@ absl::StatusOr<BatchState> DecodeSessionState(absl::string_view bytes, absl::str
   BatchState state = initial;
   const std::vector<StateSlot> slots = StateSlots(&state);
   std::vector<StoredShape> shapes;
-  for (const StateSlot& slot : slots) shapes.push_back({slot.name, slot.tensor->sizes().vec()});
-  std::vector<at::Tensor> host;
+  std::vector<at::Tensor> host;  // as they are stored
   std::vector<char*> targets;
   for (const StateSlot& slot : slots) {
-    host.push_back(at::empty(slot.tensor->sizes(), at::TensorOptions().dtype(at::kFloat)));
+    std::vector<int64_t> sizes = slot.tensor->sizes().vec();
+    if (slot.is_matrices) std::swap(sizes[1], sizes[2]);
+    shapes.push_back({slot.name, sizes, slot.is_matrices});
+    host.push_back(at::empty(sizes, at::TensorOptions().dtype(at::kFloat)));
     targets.push_back(static_cast<char*>(host.back().data_ptr()));
   }
-  ASSIGN_OR_RETURN(const int64_t offset, ParseState(bytes, fingerprint, config.block_tokens(), shapes, targets));
-  state.offsets = {offset};
-  for (size_t i = 0; i < slots.size(); ++i) *slots[i].tensor = host[i].to(slots[i].tensor->options());
+  ASSIGN_OR_RETURN(const ParsedState parsed, ParseState(bytes, fingerprint, config.block_tokens(), shapes, targets));
+  state.offsets = {parsed.offset};
+  for (size_t i = 0; i < slots.size(); ++i) {
+    at::Tensor& tensor = *slots[i].tensor;
+    if (slots[i].is_matrices) {
+      host[i] = parsed.is_version_1 ? host[i].view(tensor.sizes()) : host[i].transpose(1, 2);
+      // Where a BLAS computes, bits may depend on how they lie: there they lie as a step leaves them.
+      if (!KernelsFit(tensor)) host[i] = host[i].contiguous();
+    }
+    tensor = host[i].to(tensor.options());
+  }
   return state;
 }
 

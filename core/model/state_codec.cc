@@ -1,6 +1,7 @@
 #include "core/model/state_codec.h"
 
 #include <cstring>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -11,39 +12,40 @@ namespace mnemosyne {
 namespace {
 
 constexpr absl::string_view kMagic = "MNSTATE1";
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kChecksumBytes = 8;
 
 // Values that are summed and copied together: what the one pass has read, the other finds in a core's cache.
 constexpr size_t kPieceBytes = 128 << 10;
 
 struct StoredState {
+  uint32_t version = kVersion;
   int64_t offset = 0;
   std::vector<absl::string_view> values;  // of each tensor, inside the bytes that were parsed
 };
 
 absl::Status WrongChecksum() { return absl::DataLossError("state's checksum does not match its bytes"); }
 
-// What stands before the offset.
-absl::StatusOr<ByteReader> OpenState(absl::string_view body, absl::string_view fingerprint) {
-  ByteReader in(body);
+// What stands before the offset. Returns the version.
+absl::StatusOr<uint32_t> OpenState(absl::string_view fingerprint, ByteReader& in) {
   ASSIGN_OR_RETURN(const absl::string_view magic, in.Raw(kMagic.size()));
   if (magic != kMagic) return absl::DataLossError("not a state: its first bytes are others");
   ASSIGN_OR_RETURN(const uint32_t version, in.U32());
-  if (version != kVersion) {
+  if (version < 1 || version > kVersion) {
     return absl::FailedPreconditionError(
-        absl::StrCat("state has format version ", version, "; this program reads ", kVersion));
+        absl::StrCat("state has format version ", version, "; this program reads 1 to ", kVersion));
   }
   ASSIGN_OR_RETURN(const absl::string_view made_with, in.Sized());
   if (made_with != fingerprint) {
     return absl::FailedPreconditionError(
         absl::StrCat("state was made with model ", made_with, "; the model loaded is ", fingerprint));
   }
-  return in;
+  return version;
 }
 
 // The values of the tensor that `shape` says comes next.
-absl::StatusOr<absl::string_view> ReadTensor(const StoredShape& shape, ByteReader& in) {
+absl::StatusOr<absl::string_view> ReadTensor(StoredShape shape, uint32_t version, ByteReader& in) {
+  if (shape.is_matrices && version == 1) std::swap(shape.sizes[1], shape.sizes[2]);
   ASSIGN_OR_RETURN(const absl::string_view name, in.Sized());
   if (name != shape.name) {
     return absl::DataLossError(absl::StrCat("state has tensor '", name, "' where '", shape.name, "' belongs"));
@@ -64,8 +66,9 @@ absl::StatusOr<absl::string_view> ReadTensor(const StoredShape& shape, ByteReade
 // Finds its parts in a body that may be damaged: no value is looked at.
 absl::StatusOr<StoredState> Find(absl::string_view body, absl::string_view fingerprint, int64_t block_tokens,
                                  absl::Span<const StoredShape> shapes) {
-  ASSIGN_OR_RETURN(ByteReader in, OpenState(body, fingerprint));
+  ByteReader in(body);
   StoredState state;
+  ASSIGN_OR_RETURN(state.version, OpenState(fingerprint, in));
   ASSIGN_OR_RETURN(state.offset, in.I64());
   if (state.offset < 0 || state.offset % block_tokens != 0) {
     return absl::DataLossError(absl::StrCat("state's offset ", state.offset, " is not at a block boundary"));
@@ -75,7 +78,7 @@ absl::StatusOr<StoredState> Find(absl::string_view body, absl::string_view finge
     return absl::DataLossError(absl::StrCat("state has ", count, " tensors; ", shapes.size(), " belong to it"));
   }
   for (const StoredShape& shape : shapes) {
-    ASSIGN_OR_RETURN(state.values.emplace_back(), ReadTensor(shape, in));
+    ASSIGN_OR_RETURN(state.values.emplace_back(), ReadTensor(shape, state.version, in));
   }
   RETURN_IF_ERROR(in.ExpectEnd());
   return state;
@@ -122,8 +125,8 @@ std::string FormatState(absl::string_view fingerprint, int64_t offset, absl::Spa
   return formatter.Finish();
 }
 
-absl::StatusOr<int64_t> ParseState(absl::string_view bytes, absl::string_view fingerprint, int64_t block_tokens,
-                                   absl::Span<const StoredShape> shapes, absl::Span<char* const> targets) {
+absl::StatusOr<ParsedState> ParseState(absl::string_view bytes, absl::string_view fingerprint, int64_t block_tokens,
+                                       absl::Span<const StoredShape> shapes, absl::Span<char* const> targets) {
   if (bytes.size() < kMagic.size() + kChecksumBytes) {
     return absl::DataLossError(absl::StrCat("state is truncated: ", bytes.size(), " bytes"));
   }
@@ -148,7 +151,7 @@ absl::StatusOr<int64_t> ParseState(absl::string_view bytes, absl::string_view fi
   }
   sum_to(body.data() + body.size());
   if (checksum != running.Value()) return WrongChecksum();
-  return state->offset;
+  return ParsedState{state->offset, state->version == 1};
 }
 
 }  // namespace mnemosyne

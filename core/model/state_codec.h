@@ -1,7 +1,8 @@
 // A state's bytes (docs/formats/state.md), whatever holds its tensors: no LibTorch here.
 //
-//   std::string bytes = FormatState(fingerprint, 128, {{{"blocks.0.memory.M.0", {2, 4, 4}}, values}});
-//   ASSIGN_OR_RETURN(int64_t offset, ParseState(bytes, fingerprint, 64, {{"blocks.0.memory.M.0", {2, 4, 4}}}, {to}));
+//   const StoredShape weights = {"blocks.0.memory.M.0", {2, 4, 8}, /*is_matrices=*/true};
+//   std::string bytes = FormatState(fingerprint, 128, {{weights, values}});
+//   ASSIGN_OR_RETURN(ParsedState state, ParseState(bytes, fingerprint, 64, {weights}, {to}));
 #pragma once
 
 #include <cstdint>
@@ -19,6 +20,7 @@ namespace mnemosyne {
 struct StoredShape {
   std::string name;
   std::vector<int64_t> sizes;
+  bool is_matrices = false;  // M or S, [heads, in, out]; version 1 had them as [heads, out, in]
 };
 
 struct StoredTensor {
@@ -45,9 +47,13 @@ class StateFormatter {
 };
 
 // The tensors must be those of `shapes`, in their order: the values of each are copied to its place in `targets`, which
-// has room for them. Returns the offset. DATA_LOSS says what is wrong; FAILED_PRECONDITION: of another fingerprint or
-// version. After an error the targets hold anything.
-absl::StatusOr<int64_t> ParseState(absl::string_view bytes, absl::string_view fingerprint, int64_t block_tokens,
-                                   absl::Span<const StoredShape> shapes, absl::Span<char* const> targets);
+// has room for them, in the order in which the bytes have them. DATA_LOSS says what is wrong; FAILED_PRECONDITION: of
+// another fingerprint or version. After an error the targets hold anything.
+struct ParsedState {
+  int64_t offset = 0;
+  bool is_version_1 = false;
+};
+absl::StatusOr<ParsedState> ParseState(absl::string_view bytes, absl::string_view fingerprint, int64_t block_tokens,
+                                       absl::Span<const StoredShape> shapes, absl::Span<char* const> targets);
 
 }  // namespace mnemosyne

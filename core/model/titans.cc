@@ -59,13 +59,14 @@ std::vector<StateSlot> StateSlots(BatchState* state) {
     BlockState& block = state->blocks[i];
     const std::string prefix = absl::StrCat("blocks.", i, ".");
     for (size_t l = 0; l < block.memory.weights.size(); ++l) {
-      slots.push_back({absl::StrCat(prefix, "memory.M.", l), &block.memory.weights[l]});
-      slots.push_back({absl::StrCat(prefix, "memory.S.", l), &block.memory.velocity[l]});
+      slots.push_back({absl::StrCat(prefix, "memory.M.", l), &block.memory.weights[l], true});
+      slots.push_back({absl::StrCat(prefix, "memory.S.", l), &block.memory.velocity[l], true});
     }
-    if (block.memory.conv_tail.defined()) slots.push_back({prefix + "memory.conv_tail", &block.memory.conv_tail});
+    if (block.memory.conv_tail.defined())
+      slots.push_back({prefix + "memory.conv_tail", &block.memory.conv_tail, false});
     if (block.window.keys.defined()) {
-      slots.push_back({prefix + "window.keys", &block.window.keys});
-      slots.push_back({prefix + "window.values", &block.window.values});
+      slots.push_back({prefix + "window.keys", &block.window.keys, false});
+      slots.push_back({prefix + "window.values", &block.window.values, false});
     }
   }
   return slots;
@@ -74,7 +75,7 @@ std::vector<StateSlot> StateSlots(BatchState* state) {
 std::vector<StateTensor> StateTensors(const BatchState& state) {
   BatchState shared = state;
   std::vector<StateTensor> tensors;
-  for (const StateSlot& slot : StateSlots(&shared)) tensors.push_back({slot.name, *slot.tensor});
+  for (const StateSlot& slot : StateSlots(&shared)) tensors.push_back({slot.name, *slot.tensor, slot.is_matrices});
   return tensors;
 }
 

@@ -39,10 +39,12 @@ struct BatchState {
 struct StateTensor {
   std::string name;
   at::Tensor tensor;
+  bool is_matrices;  // of a memory: [heads, out, in]
 };
 struct StateSlot {
   std::string name;
   at::Tensor* tensor;  // to be replaced, never changed in place: other states may share it
+  bool is_matrices;
 };
 
 // Every tensor of a state that has no open chunk or segment, in the order of the file.

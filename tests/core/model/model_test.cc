@@ -4,6 +4,9 @@
 #include <cstring>
 #include <set>
 
+#include "absl/strings/match.h"
+#include "core/base/bytes.h"
+#include "core/base/checksum.h"
 #include "core/base/utf8.h"
 #include "core/kernels/tile_product.h"
 #include "core/model/decoder.h"
@@ -173,6 +176,63 @@ TEST_F(ModelTest, StateBytesGoThereAndBack) {
       }
       state = next(state, RandomTokens(config.block_tokens()));
     }
+  }
+}
+
+// As version 1 has it: M and S as [heads, out, in].
+std::string OfVersion1(absl::string_view bytes) {
+  ByteReader in(bytes);
+  ByteWriter out;
+  out.Raw(*in.Raw(8));
+  EXPECT_EQ(*in.U32(), 2);
+  out.U32(1);
+  out.Sized(*in.Sized());
+  out.I64(*in.I64());
+  const uint32_t tensors = *in.U32();
+  out.U32(tensors);
+  for (uint32_t i = 0; i < tensors; ++i) {
+    const absl::string_view name = *in.Sized();
+    out.Sized(name);
+    std::vector<int64_t> sizes(*in.U32());
+    for (int64_t& size : sizes) size = *in.I64();
+    int64_t elements = 1;
+    for (const int64_t size : sizes) elements *= size;
+    const bool is_matrices = absl::StrContains(name, ".memory.M.") || absl::StrContains(name, ".memory.S.");
+    std::vector<float> values(elements), stored(elements);
+    std::memcpy(values.data(), in.Raw(elements * sizeof(float))->data(), elements * sizeof(float));
+    if (is_matrices) {
+      const int64_t rows = sizes[1], columns = sizes[2];
+      for (int64_t e = 0; e < elements; ++e) {
+        const int64_t matrix = e / (rows * columns), row = e / columns % rows, column = e % columns;
+        stored[(matrix * columns + column) * rows + row] = values[e];
+      }
+      std::swap(sizes[1], sizes[2]);
+    } else {
+      stored = values;
+    }
+    out.U32(sizes.size());
+    for (const int64_t size : sizes) out.I64(size);
+    out.Raw({reinterpret_cast<const char*>(stored.data()), stored.size() * sizeof(float)});
+  }
+  out.U64(Checksum64(out.bytes()));
+  return out.Take();
+}
+
+TEST_F(ModelTest, AStateOfVersion1IsRead) {
+  ModelConfig config = SmallConfig();
+  config.memory.hidden = 2 * config.memory.head_dim + 8;  // matrices that are no squares
+  WriteRandomModel(folder_.path(), config, 5);
+  const auto model = Model::Load(folder_.path(), {});
+  ASSERT_OK(model);
+  StatePtr state = (*model)->InitialState();
+  for (int blocks = 0; blocks < 3; ++blocks) {
+    const std::string bytes = (*model)->EncodeState(*state);
+    const auto old = (*model)->DecodeState(OfVersion1(bytes));
+    ASSERT_OK(old);
+    EXPECT_EQ((*model)->EncodeState(**old), bytes);
+    const auto tokens = RandomTokens(config.block_tokens());
+    state = (*model)->StepBlocks({{state, tokens}})[0].state;
+    EXPECT_EQ((*model)->EncodeState(*(*model)->StepBlocks({{*old, tokens}})[0].state), (*model)->EncodeState(*state));
   }
 }
 
