@@ -208,11 +208,11 @@ class TitansModel final : public Model {
     return EncodeSessionState(state, fingerprint_);
   }
   absl::StatusOr<StatePtr> DecodeState(absl::string_view bytes) const override {
+    const c10::InferenceMode inference;
     ASSIGN_OR_RETURN(BatchState state, DecodeSessionState(bytes, fingerprint_, config_, blank_));
     if (table_ == nullptr) return std::make_shared<const SessionState>(std::move(state));
     StatePtr tabled;
     RETURN_IF_ERROR(CatchTorch("loading a state", [&] {
-      const c10::InferenceMode inference;
       tabled = Tabled(state);
       return absl::OkStatus();
     }));
