@@ -93,6 +93,7 @@ struct Progress {
 class WriterObserver {
  public:
   virtual ~WriterObserver() = default;
+  // At once, but for a block behind which other whole blocks wait: within 20 ms, with what came meanwhile.
   virtual void OnProgress(const Progress& progress) = 0;
   // The backlog went under its limit again after an Append was told there is no room.
   virtual void OnRoom() = 0;
@@ -286,7 +287,7 @@ class Engine {
     int64_t max_backlog_tokens = 65536;             // accepted and not memorized, a session
     int64_t max_append_bytes = int64_t{1} << 20;    // of one append's content
     int64_t max_prompt_tokens = 16384;
-    int64_t max_queries = 256;  // waiting and running
+    int64_t max_queries = 256;   // waiting and running
     int64_t max_transfers = 64;  // exports and imports under way; each holds a state
     int64_t max_sessions = 1000000;
     int64_t max_log_bytes = int64_t{1} << 40;  // content bytes in the log, a session

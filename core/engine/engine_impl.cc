@@ -206,7 +206,7 @@ void EngineImpl::EndBlock(const DueBlock& due, const BlockResult& result) {
     if (const auto query = FindQuery(id)) EndQuery(query, failed);
   }
   if (result.status.ok()) {
-    MarkWriter(number);
+    MarkWriter(number, /*is_urgent=*/!published.ready);  // the next block brings news of its own
   } else {
     LoseWriter(number, failed);
   }

@@ -106,7 +106,7 @@ class EngineImpl final : public Engine {
   void EndRemembered(uint64_t number, int64_t durable, const absl::Status& status);
   std::shared_ptr<QueryRun> FindQuery(uint64_t id) const;
 
-  void MarkWriter(uint64_t number);
+  void MarkWriter(uint64_t number, bool is_urgent);
   void LoseWriter(uint64_t number, const absl::Status& status);
   // Ends everyone's business with the session and waits until nothing of it is on its way.
   absl::Status Isolate(const SessionHandle& handle, const absl::Status& reason);

@@ -145,14 +145,15 @@ void EngineImpl::CloseWriter(const std::shared_ptr<WriterSeat>& seat) {
   seat->Lose(absl::CancelledError("the writer was closed"));
 }
 
-void EngineImpl::MarkWriter(uint64_t number) {
+void EngineImpl::MarkWriter(uint64_t number, bool is_urgent) {
   std::shared_ptr<WriterSeat> seat;
   {
     absl::MutexLock lock(&mutex_);
     const auto found = seats_.find(number);
     if (found != seats_.end()) seat = found->second;
   }
-  if (seat != nullptr) notifier_->Mark(std::move(seat));
+  if (seat == nullptr) return;
+  is_urgent ? notifier_->Mark(std::move(seat)) : notifier_->MarkSoon(std::move(seat));
 }
 
 void EngineImpl::LoseWriter(uint64_t number, const absl::Status& status) {
@@ -191,7 +192,7 @@ void EngineImpl::Committed(const absl::Status& status, const std::vector<LogComm
       Ready(item.session->number());
     }
     EndRemembered(item.session->number(), item.accepted.end_offset, absl::OkStatus());
-    MarkWriter(item.session->number());
+    MarkWriter(item.session->number(), /*is_urgent=*/true);
   }
   {
     absl::MutexLock lock(&mutex_);

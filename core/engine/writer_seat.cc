@@ -1,8 +1,13 @@
 #include "core/engine/writer_seat.h"
 
+#include "absl/time/clock.h"
 #include "core/base/thread_name.h"
 
 namespace mnemosyne {
+
+namespace {
+constexpr absl::Duration kSoon = absl::Milliseconds(20);
+}  // namespace
 
 bool WriterSeat::Lose(const absl::Status& status) {
   SessionHandle pin;  // given back with no lock held
@@ -86,27 +91,49 @@ WriterNotifier::~WriterNotifier() {
 }
 
 void WriterNotifier::Mark(std::shared_ptr<WriterSeat> seat) {
-  if (seat->marked.exchange(true)) return;
+  if (seat->mark.exchange(WriterSeat::Mark::kNow) == WriterSeat::Mark::kNow) return;
   absl::MutexLock lock(&mutex_);
-  marked_.push_back(std::move(seat));
+  now_.push_back(std::move(seat));
+}
+
+void WriterNotifier::MarkSoon(std::shared_ptr<WriterSeat> seat) {
+  WriterSeat::Mark none = WriterSeat::Mark::kNone;
+  if (!seat->mark.compare_exchange_strong(none, WriterSeat::Mark::kSoon)) return;
+  absl::MutexLock lock(&mutex_);
+  if (soon_.empty()) soon_at_ = absl::Now() + kSoon;
+  soon_.push_back(std::move(seat));
 }
 
 void WriterNotifier::Run() {
+  std::deque<std::shared_ptr<WriterSeat>> seats;
   while (true) {
-    std::shared_ptr<WriterSeat> seat;
+    WriterSeat::Mark mark = WriterSeat::Mark::kNow;
     {
       absl::MutexLock lock(&mutex_);
-      const auto due = [this] {
+      const auto any = [this] {
         mutex_.AssertHeld();
-        return stopping_ || !marked_.empty();
+        return stopping_ || !now_.empty() || !soon_.empty();
       };
-      mutex_.Await(absl::Condition(&due));
-      if (marked_.empty()) return;
-      seat = std::move(marked_.front());
-      marked_.pop_front();
+      const auto at_once = [this] {
+        mutex_.AssertHeld();
+        return stopping_ || !now_.empty();
+      };
+      mutex_.Await(absl::Condition(&any));
+      if (!soon_.empty()) mutex_.AwaitWithDeadline(absl::Condition(&at_once), soon_at_);
+      if (now_.empty() && soon_.empty()) return;
+      if (now_.empty() || (!soon_.empty() && absl::Now() >= soon_at_)) {
+        seats.swap(soon_);
+        mark = WriterSeat::Mark::kSoon;
+      } else {
+        seats.swap(now_);
+      }
     }
-    seat->marked = false;  // before it looks: what comes later marks it again
-    seat->Tell();
+    for (const std::shared_ptr<WriterSeat>& seat : seats) {
+      // Before it looks: what comes later marks it again.
+      WriterSeat::Mark expected = mark;
+      if (seat->mark.compare_exchange_strong(expected, WriterSeat::Mark::kNone)) seat->Tell();
+    }
+    seats.clear();
   }
 }
 

@@ -38,6 +38,7 @@ class RecordingWriter final : public WriterObserver {
   void OnProgress(const Progress& progress) override {
     absl::MutexLock lock(&mutex_);
     last_ = progress;
+    reports_ += 1;
     flushed_ += progress.flushed;
   }
   void OnRoom() override {
@@ -64,6 +65,10 @@ class RecordingWriter final : public WriterObserver {
     mutex_.AwaitWithTimeout(absl::Condition(&due), kPatience);
     return lost_;
   }
+  int reports() {
+    absl::MutexLock lock(&mutex_);
+    return reports_;
+  }
   Progress last() {
     absl::MutexLock lock(&mutex_);
     return last_;
@@ -72,7 +77,7 @@ class RecordingWriter final : public WriterObserver {
  private:
   absl::Mutex mutex_;
   Progress last_;
-  int flushed_ = 0, rooms_ = 0;
+  int reports_ = 0, flushed_ = 0, rooms_ = 0;
   absl::Status lost_;
 };
 

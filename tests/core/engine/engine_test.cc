@@ -101,6 +101,21 @@ TEST_F(EngineTest, ARepeatIsAcknowledgedAndAGapIsRefused) {
   EXPECT_EQ(writer->Append(0, Text("zero")).code(), absl::StatusCode::kOutOfRange);
 }
 
+TEST_F(EngineTest, BlocksOfABacklogAreToldTogether) {
+  auto engine = Start(Options());
+  const auto observer = std::make_shared<RecordingWriter>();
+  const auto writer = engine->OpenWriter("s", {.create_if_missing = true}, observer);
+  ASSERT_OK(writer);
+  const absl::Time begin = absl::Now();
+  ASSERT_OK((*writer)->Append(1, Text(std::string(64000, 'a'))));
+  ASSERT_OK((*writer)->Flush());
+  ASSERT_TRUE(observer->WaitFlushed(1));
+  // One for every 20 ms, and what is told at once: that the append is durable, and the last block.
+  const int64_t most = (absl::Now() - begin) / absl::Milliseconds(20) + 4;
+  EXPECT_GT(observer->last().watermarks.memorized, 0);
+  EXPECT_LE(observer->reports(), most);
+}
+
 TEST_F(EngineTest, ASecondWriterIsRefusedOrTakesOver) {
   auto engine = Start(Options());
   auto first_observer = std::make_shared<RecordingWriter>(), second_observer = std::make_shared<RecordingWriter>();
