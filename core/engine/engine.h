@@ -179,6 +179,7 @@ struct QuerySummary {
 class QueryObserver {
  public:
   virtual ~QueryObserver() = default;
+  // The first token at once; tokens that come faster than every 20 ms may be told together.
   virtual void OnPiece(const QueryPiece& piece) = 0;
   virtual void OnDone(const absl::StatusOr<QuerySummary>& summary) = 0;  // last, once
 };

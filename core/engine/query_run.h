@@ -59,7 +59,8 @@ class QueryRun {
   absl::Status Begin();
   absl::Status Read(size_t max_tokens);
   bool is_answering() const { return decoder_ != nullptr && read_ == to_read_.size() && !decoder_->stop_reason(); }
-  void Tell(Decoder::Piece piece);
+  void Gather(Decoder::Piece piece);  // and tells what has been gathered, when it is time
+  void TellGathered();
   QuerySummary Summarize();
 
   const uint64_t id_;
@@ -79,6 +80,8 @@ class QueryRun {
   std::vector<int32_t> to_read_;
   size_t read_ = 0;
   std::unique_ptr<Decoder> decoder_;
+  QueryPiece gathered_;                        // not told yet
+  absl::Time told_at_ = absl::InfinitePast();  // a piece
   QuerySummary summary_;
 };
 

