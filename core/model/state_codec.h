@@ -46,13 +46,14 @@ class StateFormatter {
   size_t summed_ = 0;
 };
 
-// The tensors must be those of `shapes`, in their order: the values of each are copied to its place in `targets`, which
-// has room for them, in the order in which the bytes have them. DATA_LOSS says what is wrong; FAILED_PRECONDITION: of
-// another fingerprint or version. After an error the targets hold anything.
 struct ParsedState {
   int64_t offset = 0;
   bool is_version_1 = false;
 };
+
+// The tensors must be those of `shapes`, in their order: the values of each are copied to its place in `targets`, which
+// has room for them, in the order in which the bytes have them. DATA_LOSS says what is wrong; FAILED_PRECONDITION: of
+// another fingerprint or version. After an error the targets hold anything.
 absl::StatusOr<ParsedState> ParseState(absl::string_view bytes, absl::string_view fingerprint, int64_t block_tokens,
                                        absl::Span<const StoredShape> shapes, absl::Span<char* const> targets);
 
