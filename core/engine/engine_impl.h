@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <ctime>
 #include <map>
 #include <memory>
 #include <optional>
@@ -125,7 +126,7 @@ class EngineImpl final : public Engine {
   bool PutOff(uint64_t number, const absl::Status& reason);
   void ReadOnAgain();
   void FinishErasures();    // whose files could not be rewritten at once
-  void ReturnFreeMemory();  // to the operating system
+  void ReturnWhatIsFree();  // to the operating system
   void Housekeeper();
 
   const Options options_;
@@ -168,8 +169,8 @@ class EngineImpl final : public Engine {
   std::map<const Model*, std::unique_ptr<OfModel>> of_models_;  // constant after Initialize
   std::atomic<int64_t> transfers_ = 0;                          // exports and imports under way
   std::atomic<bool> log_was_full_ = false;                      // a writer was refused for it since the last batch
-  int64_t tokens_when_memory_returned_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::Time next_scrub_ = absl::InfinitePast();  // the housekeeper's
+  absl::Time next_scrub_ = absl::InfinitePast();                // the housekeeper's
+  std::clock_t processor_time_when_memory_returned_ = 0;        // likewise; the process's
   std::thread housekeeper_;
 };
 
