@@ -18,9 +18,9 @@ namespace {
 // of models/recall) stay in the last cache from token to token only while they are few: 8 together do 4,000 tokens/s
 // where 32 do 2,600 and one does 1,400.
 constexpr int64_t kMaxBatchQueries = 8;
-// What threads may keep free is at least this, and the largest state, as what a step takes and frees grows with it. With
-// models/recall, of 1.6 MiB a state, 2 MiB cost steps 2,000 page faults a second, a five-hundredth of the time; 1 MiB
-// cost 20,000, and 4 MiB leave the process 5% larger.
+// What threads may keep free is at least this, and the largest state, as what a step takes and frees grows with it.
+// With models/recall, of 1.6 MiB a state, 2 MiB cost steps 2,000 page faults a second, a five-hundredth of the time; 1
+// MiB cost 20,000, and 4 MiB leave the process 5% larger.
 constexpr int64_t kMinFreeBytes = 2 << 20;
 }  // namespace
 
@@ -290,7 +290,9 @@ void EngineImpl::FinishErasures() {
 // itself would take twice as long.
 void EngineImpl::ReturnWhatIsFree() {
   constexpr std::clock_t kIdle = CLOCKS_PER_SEC / 100;
-  if (std::clock() - processor_time_when_memory_returned_ < kIdle) return;  // nothing ran to speak of
+  const bool has_run = std::clock() - processor_time_when_memory_returned_ >= kIdle;
+  const bool had_run = std::exchange(has_run_, has_run);
+  if (!has_run && !had_run) return;  // once more after all is done: what ran last frees last
   ReturnFreeMemory();
   processor_time_when_memory_returned_ = std::clock();
 }

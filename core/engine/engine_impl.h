@@ -171,6 +171,7 @@ class EngineImpl final : public Engine {
   std::atomic<bool> log_was_full_ = false;                      // a writer was refused for it since the last batch
   absl::Time next_scrub_ = absl::InfinitePast();                // the housekeeper's
   std::clock_t processor_time_when_memory_returned_ = 0;        // likewise; the process's
+  bool has_run_ = false;                                        // likewise; anything, before that
   std::thread housekeeper_;
 };
 

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/bytes.h"
 #include "core/base/status_macros.h"
+#include "core/kernels/copy.h"
 
 namespace mnemosyne {
 namespace {
@@ -17,6 +18,11 @@ constexpr size_t kChecksumBytes = 8;
 
 // Values that are summed and copied together: what the one pass has read, the other finds in a core's cache.
 constexpr size_t kPieceBytes = 128 << 10;
+
+// A state larger than this is put into memory around the caches. What is smaller stays in them for its next step.
+constexpr size_t kLargeBytes = 4 << 20;
+
+void CopyThroughCaches(const char* from, size_t bytes, char* to) { std::memcpy(to, from, bytes); }
 
 struct StoredState {
   uint32_t version = kVersion;
@@ -141,12 +147,13 @@ absl::StatusOr<ParsedState> ParseState(absl::string_view bytes, absl::string_vie
     running.Add({summed, static_cast<size_t>(end - summed)});
     summed = end;
   };
+  const auto copy = bytes.size() < kLargeBytes ? CopyThroughCaches : CopyAroundCaches;
   for (size_t i = 0; i < shapes.size(); ++i) {
     const absl::string_view values = state->values[i];
     for (size_t at = 0; at < values.size(); at += kPieceBytes) {
       const absl::string_view piece = values.substr(at, kPieceBytes);
+      copy(piece.data(), piece.size(), targets[i] + at);
       sum_to(piece.data() + piece.size());
-      std::memcpy(targets[i] + at, piece.data(), piece.size());
     }
   }
   sum_to(body.data() + body.size());
